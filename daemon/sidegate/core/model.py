@@ -1,0 +1,215 @@
+"""What the rest of the core talks about: what the engine has (observed) and what people asked for (intent).
+
+Plain frozen values. Nothing here knows where they come from.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from types import MappingProxyType
+from typing import Self
+
+from sidegate.errors import InvalidInputError
+
+DATABASE_PORT = 3306
+DEFAULT_BRIDGE = "bridge"
+DEFAULT_POOL = IPv4Network("10.213.0.0/16")
+
+NAME_PATTERN = re.compile(r"[a-z]([a-z0-9]|-(?=[a-z0-9])){0,39}")
+RESERVED_NAMES = frozenset({"home", "host", "localhost", "internal", "gateway"})
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+def name_fault(name: str) -> str:
+    """Why `name` cannot be an app's or a database's name; empty when it can."""
+    if name in RESERVED_NAMES:
+        return f"the name {name!r} is reserved"
+    if not NAME_PATTERN.fullmatch(name):
+        return (
+            f"{name!r} is not a name: use 1 to 40 of a-z, 0-9 and single dashes, "
+            "beginning with a letter and not ending with a dash"
+        )
+    return ""
+
+
+def check_name(name: str) -> str:
+    """Return `name`, or raise InvalidInputError saying what is wrong with it."""
+    if fault := name_fault(name):
+        raise InvalidInputError(fault)
+    return name
+
+
+# --- observed --------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A container's place on one network. `address` is IPv4, empty while the container does not run."""
+
+    network: str
+    address: str = ""
+    aliases: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container, as `GET /containers/{id}/json` describes it.
+
+    `state` is the engine's word (created, running, paused, restarting, exited, removing, dead); `health` is empty
+    without a health check, else starting, healthy or unhealthy; `network_mode` is default, bridge, host, none,
+    container:<id> or a network's name; `created` is RFC 3339 in UTC, so that strings sort by time.
+    """
+
+    id: str
+    name: str
+    image: str = ""
+    labels: Mapping[str, str] = EMPTY
+    image_labels: Mapping[str, str] = EMPTY
+    env: Mapping[str, str] = EMPTY
+    state: str = "running"
+    health: str = ""
+    network_mode: str = "default"
+    endpoints: tuple[Endpoint, ...] = ()
+    exposed_ports: tuple[int, ...] = ()
+    published_ports: tuple[int, ...] = ()
+    links: tuple[str, ...] = ()
+    pid: int = 0
+    created: str = ""
+
+    def endpoint(self, network: str) -> Endpoint | None:
+        """This container's endpoint on `network`, if it has one."""
+        return next((e for e in self.endpoints if e.network == network), None)
+
+    @property
+    def running(self) -> bool:
+        return self.state == "running"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One network of the engine. `subnets` are CIDRs, `gateway` the bridge's own IPv4 address."""
+
+    id: str
+    name: str
+    driver: str = "bridge"
+    internal: bool = False
+    labels: Mapping[str, str] = EMPTY
+    subnets: tuple[str, ...] = ()
+    gateway: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """All containers and networks at one moment."""
+
+    containers: tuple[Container, ...] = ()
+    networks: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What matters of the host: CIDRs it routes, the uplink's MTU (0: unknown), the bridge fast path.
+
+    `fast_path` is None where the host has no use for the rule or it cannot be kept (`fast_path_fault` says why),
+    else whether it stands at the head of DOCKER-USER.
+    """
+
+    routes: tuple[str, ...] = ()
+    mtu: int = 0
+    fast_path: bool | None = None
+    fast_path_fault: str = ""
+
+
+# --- intent: what the store holds --------------------
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Pair:
+    """An internal connection's two ends, sorted, so that a pair is the same from either side."""
+
+    a: str
+    b: str
+
+    @classmethod
+    def of(cls, one: str, other: str) -> Self:
+        return cls(*sorted((one, other)))
+
+    def other(self, name: str) -> str:
+        return self.b if name == self.a else self.a
+
+    def __str__(self) -> str:
+        return f"{self.a} and {self.b}"
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """A database's public forwarder: its port stays the same while off."""
+
+    port: int
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseDetails:
+    """What is known of a database's login; empty means unknown. Never printed: the repr leaves secrets out."""
+
+    user: str = ""
+    password: str = field(default="", repr=False)
+    schema: str = ""
+    root_password: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable of an app. `scope` is build, runtime or both; `source` says where it came from."""
+
+    key: str
+    value: str = field(repr=False)
+    scope: str = "runtime"
+    source: str = "manual"
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Everything that people asked for, as one immutable value; each commit of the store makes a new one."""
+
+    connections: frozenset[Pair] = frozenset()
+    externals: Mapping[str, External] = field(default_factory=lambda: MappingProxyType({}))
+    databases: Mapping[str, DatabaseDetails] = field(default_factory=lambda: MappingProxyType({}))
+    env: Mapping[str, tuple[Variable, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    claims: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """domain (host, or host/path) -> the app that holds it"""
+
+
+# --- settings of the core --------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings that the pure core needs. `subnet_prefix` is the length of each network's subnet."""
+
+    instance: str = "sidegate"
+    base_domain: str = "localhost"
+    isolation: str = "bridge"
+    trust_image_labels: bool = False
+    pool: IPv4Network = DEFAULT_POOL
+    subnet_prefix: int = 27
+
+    @property
+    def endpoints_per_network(self) -> int:
+        """Addresses of one subnet less network, broadcast and the bridge's own: 29 in a /27."""
+        return (1 << (32 - self.subnet_prefix)) - 3
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """Something an operator should know: about whom, and what, with what to do."""
+
+    subject: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.text}"

@@ -1,0 +1,1 @@
+"""The data plane: worker processes that move bytes and know nothing but their routes."""

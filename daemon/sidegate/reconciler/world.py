@@ -1,0 +1,135 @@
+"""The outside world as the reconciler sees it: what each adapter must offer. Passed in, never imported.
+
+Every call has a deadline of its own and raises only errors of `sidegate.errors`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import Protocol
+
+from sidegate.core.model import EngineState, HostState
+from sidegate.core.routes import Routes
+
+
+class Engine(Protocol):
+    """The Docker engine (or the in-memory one of the tests: one contract suite holds both)."""
+
+    async def observe(self, *, full: bool = False) -> EngineState:
+        """Everything there is. `full` asks again for what is cached per container (immutable parts, aliases).
+
+        Raises EngineUnavailableError when the engine does not answer.
+        """
+
+    async def version(self) -> str:
+        """The engine's version; raises EngineUnavailableError."""
+
+    async def create_network(
+        self, name: str, *, subnet: IPv4Network, device: str, labels: Mapping[str, str], mtu: int
+    ) -> None:
+        """An internal bridge network (`POST /networks/create`, internal, CheckDuplicate). Existing already is success.
+
+        Raises SubnetTakenError when the engine says the subnet overlaps another.
+        """
+
+    async def remove_network(self, name: str) -> None:
+        """Force off whatever the engine still counts as attached, then remove. Not found is success."""
+
+    async def connect(self, container_id: str, network: str, aliases: frozenset[str]) -> None:
+        """Attach, running or not (`POST /networks/{id}/connect`). Attached already, or container gone, is success."""
+
+    async def disconnect(self, container_id: str, network: str) -> None:
+        """Detach with force, running or not. Not attached, or either one gone, is success."""
+
+    async def read_file(self, container_id: str, path: str) -> bytes:
+        """A small file (64 KiB at most) in a container, running or not. Raises NotFoundError or EngineError."""
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Begin calling `wake` (on the event loop) whenever something that matters may have changed; also each time
+        the event stream was lost and is back. Never raises: it reconnects for ever, at most one second apart."""
+
+    async def close(self) -> None:
+        """End the event stream and the threads. Safe to call twice."""
+
+
+class Host(Protocol):
+    """The machine: its routes, its firewall's fast path, sockets in containers' network namespaces."""
+
+    async def observe(self) -> HostState: ...
+
+    async def install_fast_path(self) -> None:
+        """Put our rule at the head of DOCKER-USER, whatever stood there; raises HostToolError."""
+
+    async def remove_fast_path(self) -> None:
+        """Remove our rule and only that. Absent is success."""
+
+    async def destroy_sockets(self, pid: int, peers: IPv4Network) -> None:
+        """Destroy TCP sockets whose remote address lies in `peers`, in the network namespace of `pid` (`ss -K`).
+
+        A process that is gone is success. Raises HostToolError where the namespace cannot be entered.
+        """
+
+    async def forget_flows(self, peers: IPv4Network) -> None:
+        """Delete conntrack entries from or to `peers`."""
+
+    def alive(self, pid: int) -> bool | None:
+        """Whether that process still runs; None when processes of containers cannot be seen from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One client of a forwarder. Bytes as the client counts them; `since` is a Unix time in seconds."""
+
+    database: str
+    client: str
+    since: float
+    bytes_sent: int
+    bytes_received: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """One worker process. `state` is starting, serving or draining; `version` the routes it acknowledged last."""
+
+    slot: int
+    pid: int
+    state: str
+    version: int
+    restarts: int
+
+
+class DataPlane(Protocol):
+    """The workers, as their supervisor offers them."""
+
+    def listeners(self) -> Mapping[str, int]:
+        """Open forwarders: database name -> public port."""
+
+    def published(self) -> Routes | None:
+        """The routes published last."""
+
+    async def publish(self, routes: Routes) -> int:
+        """Hand new routes to every worker; returns the version when all have acknowledged (a worker that does not
+        within 1 s is replaced, and the replacement's acknowledgement counts)."""
+
+    async def open_forwarder(self, database: str, port: int) -> None:
+        """Bind and listen on every worker; returns when all accept. Open on that port already is success.
+
+        Raises PortInUseError naming the holder; then nothing is open.
+        """
+
+    async def close_forwarder(self, database: str) -> int:
+        """Refuse at once (shutdown by the parent), cut every session, release the port; returns sessions cut.
+        Holds even when a worker hangs. Not open is success."""
+
+    async def sessions(self, database: str) -> tuple[Session, ...]:
+        """Live sessions of a forwarder over all workers."""
+
+    def workers(self) -> tuple[WorkerStatus, ...]: ...
+
+
+class Databases(Protocol):
+    """Database servers, by name, reached over their home networks."""
+
+    async def kill_sessions(self, database: str, peers: IPv4Network) -> int:
+        """End server threads whose client address lies in `peers` (the engine's own KILL: a destroyed socket does
+        not stop a running query); returns how many. Raises LoginFailedError when no known login works."""
