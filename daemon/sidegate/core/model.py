@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
-from types import MappingProxyType
 from typing import Self
 
 from sidegate.errors import InvalidInputError
@@ -18,8 +17,6 @@ DEFAULT_POOL = IPv4Network("10.213.0.0/16")
 
 NAME_PATTERN = re.compile(r"[a-z]([a-z0-9]|-(?=[a-z0-9])){0,39}")
 RESERVED_NAMES = frozenset({"home", "host", "localhost", "internal", "gateway"})
-
-EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 def name_fault(name: str) -> str:
@@ -65,9 +62,9 @@ class Container:
     id: str
     name: str
     image: str = ""
-    labels: Mapping[str, str] = EMPTY
-    image_labels: Mapping[str, str] = EMPTY
-    env: Mapping[str, str] = EMPTY
+    labels: Mapping[str, str] = field(default_factory=dict)
+    image_labels: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
     state: str = "running"
     health: str = ""
     network_mode: str = "default"
@@ -95,7 +92,7 @@ class Network:
     name: str
     driver: str = "bridge"
     internal: bool = False
-    labels: Mapping[str, str] = EMPTY
+    labels: Mapping[str, str] = field(default_factory=dict)
     subnets: tuple[str, ...] = ()
     gateway: str = ""
 
@@ -177,10 +174,10 @@ class Intent:
     """Everything that people asked for, as one immutable value; each commit of the store makes a new one."""
 
     connections: frozenset[Pair] = frozenset()
-    externals: Mapping[str, External] = field(default_factory=lambda: MappingProxyType({}))
-    databases: Mapping[str, DatabaseDetails] = field(default_factory=lambda: MappingProxyType({}))
-    env: Mapping[str, tuple[Variable, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    claims: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    externals: Mapping[str, External] = field(default_factory=dict)
+    databases: Mapping[str, DatabaseDetails] = field(default_factory=dict)
+    env: Mapping[str, tuple[Variable, ...]] = field(default_factory=dict)
+    claims: Mapping[str, str] = field(default_factory=dict)
     """domain (host, or host/path) -> the app that holds it"""
 
 

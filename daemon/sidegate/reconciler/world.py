@@ -4,12 +4,12 @@ Every call has a deadline of its own and raises only errors of `sidegate.errors`
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Protocol
 
-from sidegate.core.model import EngineState, HostState
+from sidegate.core.model import EngineState, HostState, Intent
 from sidegate.core.routes import Routes
+from sidegate.core.sessions import Session, WorkerStatus
 
 
 class Engine(Protocol):
@@ -52,6 +52,16 @@ class Engine(Protocol):
         """End the event stream and the threads. Safe to call twice."""
 
 
+class IntentStore(Protocol):
+    """The store as far as the reconciler goes: it reads the intent, and remembers who holds which domain."""
+
+    @property
+    def intent(self) -> Intent: ...
+
+    async def replace_claims(self, claims: Mapping[str, str]) -> Intent:
+        """Remember domain -> app; raises StoreError, and then nothing has changed."""
+
+
 class Host(Protocol):
     """The machine: its routes, its firewall's fast path, sockets in containers' network namespaces."""
 
@@ -74,28 +84,6 @@ class Host(Protocol):
 
     def alive(self, pid: int) -> bool | None:
         """Whether that process still runs; None when processes of containers cannot be seen from here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One client of a forwarder. Bytes as the client counts them; `since` is a Unix time in seconds."""
-
-    database: str
-    client: str
-    since: float
-    bytes_sent: int
-    bytes_received: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """One worker process. `state` is starting, serving or draining; `version` the routes it acknowledged last."""
-
-    slot: int
-    pid: int
-    state: str
-    version: int
-    restarts: int
 
 
 class DataPlane(Protocol):

@@ -1,0 +1,40 @@
+"""Who answers for which domain. The earlier claim keeps a domain; the store remembers claims, because an app whose
+containers were all replaced is younger than a rival that has only waited."""
+
+from collections.abc import Collection, Mapping
+
+from sidegate.core.labels import App, Domain, parse_domain
+from sidegate.core.model import Problem
+
+
+def assign_domains(
+    apps: Mapping[str, App], held: Mapping[str, str], gone: Collection[str], base_domain: str
+) -> tuple[dict[str, str], list[Problem]]:
+    """Claims (domain -> app) after this look at the apps, and who went without.
+
+    A claim in `held` stands while its app lists the domain, and while the app has no containers but is not yet `gone`.
+    `<name>.<base_domain>` belongs to the app of that name and is never claimed.
+    """
+    claims = {
+        domain: app
+        for domain, app in held.items()
+        if (app in apps and parse_domain(domain) in apps[app].domains) or (app not in apps and app not in gone)
+    }
+    problems = []
+    for app in sorted(apps.values(), key=_seniority):
+        for domain in app.domains:
+            owner = _owner_by_name(domain, base_domain) or claims.setdefault(str(domain), app.name)
+            if owner != app.name:
+                text = f"does not get {domain}: it belongs to the app {owner}; remove it from one of the two"
+                problems.append(Problem(app.name, text))
+    return claims, problems
+
+
+def _seniority(app: App) -> tuple[str, str]:
+    return (app.replicas[0].container.created if app.replicas else "~", app.name)
+
+
+def _owner_by_name(domain: Domain, base_domain: str) -> str:
+    """The app that owns a name directly under the base domain, whatever the path; wildcards belong to nobody."""
+    name, _, rest = domain.host.partition(".")
+    return name if rest == base_domain and name != "*" else ""

@@ -1,0 +1,213 @@
+"""From containers' labels to apps and databases, with a reason for whatever is rejected.
+
+Identity is the name; containers come and go beneath it. A label that the image itself carries is ignored (whoever
+built the image wrote it, and could join somebody else's app) unless `trust_image_labels` is set.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from sidegate.core.database_engines import DATABASE_ENGINES
+from sidegate.core.model import DATABASE_PORT, Container, Problem, Rules, name_fault
+from sidegate.errors import FixedPortError
+
+PREFIX = "sidegate."
+APP, DATABASE, ENGINE = "sidegate.app", "sidegate.database", "sidegate.engine"
+PORT, DOMAINS, HEALTH = "sidegate.port", "sidegate.domains", "sidegate.health"
+NETWORK, PHASE, ENABLE = "sidegate.network", "sidegate.phase", "sidegate.enable"
+KNOWN = frozenset({APP, DATABASE, ENGINE, PORT, DOMAINS, HEALTH, NETWORK, PHASE, ENABLE})
+MANAGED, INSTANCE = "sidegate.managed", "sidegate.instance"
+END_A, END_B = "sidegate.end.a", "sidegate.end.b"
+SWARM_TASK = "com.docker.swarm.task.id"
+
+DEFAULT_APP_PORT = 8080
+HOST_PATTERN = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+PATH_PATTERN = re.compile(r"(/[!-.0-~]+)*/?")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Domain:
+    """A host (exact, or "*.suffix") and a path prefix (empty, or "/api")."""
+
+    host: str
+    path: str = ""
+
+    def __str__(self) -> str:
+        return self.host + self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One container of an app; `port` is where it listens, `network` the one it asks to be dialled on."""
+
+    container: Container
+    port: int
+    network: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A web program under one name; `replicas` in order of creation."""
+
+    name: str
+    replicas: tuple[Replica, ...] = ()
+    domains: tuple[Domain, ...] = ()
+    health: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A container that runs a database engine (`engine` is a key of DATABASE_ENGINES)."""
+
+    name: str
+    engine: str
+    container: Container
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """What the containers ask to be, and what is wrong with some of them."""
+
+    apps: Mapping[str, App]
+    databases: Mapping[str, Database]
+    problems: tuple[Problem, ...] = ()
+
+    def containers(self, name: str) -> tuple[Container, ...]:
+        """The containers behind an app's or a database's name; none when there is no such thing now."""
+        if app := self.apps.get(name):
+            return tuple(replica.container for replica in app.replicas)
+        if database := self.databases.get(name):
+            return (database.container,)
+        return ()
+
+
+class _LabelError(Exception):
+    """A container that cannot be taken in; the text says why."""
+
+
+def discover(containers: Iterable[Container], rules: Rules) -> Discovery:
+    """Sort containers into apps and databases. Of two that claim one name, the one created first keeps it."""
+    problems: list[Problem] = []
+    replicas: dict[str, list[tuple[Replica, Mapping[str, str]]]] = {}
+    databases: dict[str, Database] = {}
+    for container in sorted(containers, key=lambda c: (c.created, c.id)):
+        labels = _trusted_labels(container, rules, problems)
+        if not labels or container.state in ("removing", "dead") or _left_out(labels):
+            continue
+        try:
+            kind, name = _identity(container, labels)
+            if name in databases or (kind == DATABASE and name in replicas):
+                _refuse_taken(name, databases)
+            if kind == APP:
+                replica = Replica(container, app_port(container, labels), labels.get(NETWORK, ""))
+                replicas.setdefault(name, []).append((replica, labels))
+            else:
+                databases[name] = Database(name, _engine(container, labels, problems), container)
+        except _LabelError as error:
+            problems.append(Problem(container.name, str(error)))
+    apps = {name: _app(name, members, problems) for name, members in sorted(replicas.items())}
+    return Discovery(apps, dict(sorted(databases.items())), tuple(problems))
+
+
+def _left_out(labels: Mapping[str, str]) -> bool:
+    """Switched off by hand, or a build container, which never gets a connection (R20)."""
+    return labels.get(ENABLE) == "false" or labels.get(PHASE) == "build"
+
+
+def _refuse_taken(name: str, databases: Mapping[str, Database]) -> NoReturn:
+    holder = f"container {databases[name].container.name}" if name in databases else "an app"
+    raise _LabelError(f"the name {name!r} is taken by {holder}, which is older: choose another name")
+
+
+def _trusted_labels(container: Container, rules: Rules, problems: list[Problem]) -> Mapping[str, str]:
+    ours = {key: value.strip() for key, value in container.labels.items() if key.startswith(PREFIX)}
+    if not rules.trust_image_labels:
+        inherited = sorted(key for key in ours if container.image_labels.get(key) == container.labels[key])
+        if inherited:
+            text = f"ignored {', '.join(inherited)}: an image cannot say who its containers are"
+            problems.append(Problem(container.name, f"{text}; label the container, or set trust_image_labels"))
+        ours = {key: value for key, value in ours.items() if key not in inherited}
+    for key in sorted(set(ours) - KNOWN - {MANAGED, INSTANCE}):
+        guess = difflib.get_close_matches(key, KNOWN, 1)
+        hint = f", did you mean {guess[0]}?" if guess else f"; known are {', '.join(sorted(KNOWN))}"
+        problems.append(Problem(container.name, f"unknown label {key}{hint}"))
+    return ours
+
+
+def _identity(container: Container, labels: Mapping[str, str]) -> tuple[str, str]:
+    app, database = labels.get(APP), labels.get(DATABASE)
+    if app is not None and database is not None:
+        raise _LabelError(f"labelled both {APP} and {DATABASE}: keep one")
+    if app is None and database is None:
+        raise _LabelError(f"has {', '.join(sorted(labels))} but neither {APP} nor {DATABASE}: add one of them")
+    kind, name = (APP, app) if app is not None else (DATABASE, database or "")
+    if fault := name_fault(name):
+        raise _LabelError(f"{kind}: {fault}")
+    if SWARM_TASK in container.labels:
+        raise _LabelError("is a swarm task, which Sidegate does not support: run it as a plain container")
+    return kind, name
+
+
+def _engine(container: Container, labels: Mapping[str, str], problems: list[Problem]) -> str:
+    engine = labels.get(ENGINE)
+    known = ", ".join(DATABASE_ENGINES)
+    if engine is None:
+        raise _LabelError(f"has no {ENGINE}: add it; known database engines are {known}")
+    if engine not in DATABASE_ENGINES:
+        raise _LabelError(f"{ENGINE}={engine!r} is not a known database engine; known are {known}")
+    if labels.get(PORT, str(DATABASE_PORT)) != str(DATABASE_PORT):
+        problems.append(Problem(container.name, f"ignored {PORT}={labels[PORT]}: {FixedPortError()}"))
+    return engine
+
+
+def parse_port(text: str) -> int | None:
+    """1..65535 in plain decimal, or None."""
+    return port if text.isascii() and text.isdecimal() and 0 < (port := int(text)) < 65536 else None
+
+
+def app_port(container: Container, labels: Mapping[str, str]) -> int:
+    """Where a replica listens: its label, its own PORT, its only exposed TCP port, 8080."""
+    if (label := labels.get(PORT)) is not None:
+        if (port := parse_port(label)) is None:
+            raise _LabelError(f"{PORT}={label!r} is not a port: use a number from 1 to 65535")
+        return port
+    if port := parse_port(container.env.get("PORT", "")):
+        return port
+    return container.exposed_ports[0] if len(container.exposed_ports) == 1 else DEFAULT_APP_PORT
+
+
+def _app(name: str, members: list[tuple[Replica, Mapping[str, str]]], problems: list[Problem]) -> App:
+    domains: dict[Domain, None] = {}
+    health = ""
+    for replica, labels in members:
+        for text in filter(None, (part.strip() for part in labels.get(DOMAINS, "").split(","))):
+            domain = parse_domain(text)
+            if domain is None:
+                fault = f"{DOMAINS}: {text!r} is not a domain"
+                hint = "write shop.example.com, *.shop.example.com or example.com/api"
+                problems.append(Problem(replica.container.name, f"{fault}: {hint}"))
+            else:
+                domains[domain] = None
+        path = labels.get(HEALTH, "")
+        if path and not (path.startswith("/") and path.isprintable()):
+            problems.append(Problem(replica.container.name, f"{HEALTH}={path!r} is not a path: begin it with /"))
+        else:
+            health = path or health
+    return App(name, tuple(replica for replica, _ in members), tuple(domains), health)
+
+
+def parse_domain(text: str) -> Domain | None:
+    """A domain from a label, lower-cased, international names in their ASCII form (RFC 5891); None when it is none."""
+    host, slash, rest = text.partition("/")
+    wildcard, bare = ("*.", host[2:]) if host.startswith("*.") else ("", host)
+    try:
+        bare = bare.rstrip(".").encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        return None
+    path = (slash + rest).rstrip("/")
+    if len(bare) > 253 or not HOST_PATTERN.fullmatch(wildcard + bare) or not PATH_PATTERN.fullmatch(path):
+        return None
+    return Domain(wildcard + bare, path)

@@ -1,0 +1,231 @@
+"""The plan: actions that take observed to desired, each with its cause. Plans print; tests compare the text.
+
+An action is one call of one adapter and decides nothing. Actions of one `chain` run in the order of their `rank`,
+equal ranks side by side, and stop at the first rank where an essential one failed; chains know nothing of each other.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from itertools import groupby
+from typing import ClassVar
+
+from sidegate.core.model import Container
+from sidegate.core.routes import Routes
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRef:
+    """A container to act on: by id, named for people; `pid` is 0 while it does not run."""
+
+    id: str
+    name: str
+    pid: int = 0
+
+    @classmethod
+    def of(cls, container: Container) -> "ContainerRef":
+        return cls(container.id, container.name, container.pid)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """One call. `cause` says why, in words that follow "because"; a failed one that is not `essential` is reported,
+    and its chain goes on."""
+
+    rank: ClassVar[int]
+    essential: ClassVar[bool] = True
+    cause: str
+
+    @property
+    def chain(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def what(self) -> str:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.cause}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkAction(Action):
+    network: str
+
+    @property
+    def chain(self) -> str:
+        return f"network {self.network}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisconnectContainer(NetworkAction):
+    rank: ClassVar[int] = 1
+    container: ContainerRef
+
+    @property
+    def what(self) -> str:
+        return f"disconnect {self.container} from {self.network}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestroySockets(Action):
+    """End TCP sessions with `peers` inside a container's network namespace. It comes after the disconnect, not before:
+    a client that reconnects at once would slip in between. Both ends get one each, so both know."""
+
+    rank: ClassVar[int] = 2
+    essential: ClassVar[bool] = False
+    container: ContainerRef
+    peers: IPv4Network
+    of_chain: str
+
+    @property
+    def chain(self) -> str:
+        return self.of_chain
+
+    @property
+    def what(self) -> str:
+        return f"destroy sockets of {self.container} with {self.peers}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillSessions(Action):
+    """End a database server's threads for clients in `peers`: a destroyed socket does not stop a running query."""
+
+    rank: ClassVar[int] = 2
+    essential: ClassVar[bool] = False
+    database: str
+    peers: IPv4Network
+    of_chain: str
+
+    @property
+    def chain(self) -> str:
+        return self.of_chain
+
+    @property
+    def what(self) -> str:
+        return f"kill sessions of {self.database} with {self.peers}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetFlows(NetworkAction):
+    rank: ClassVar[int] = 2
+    essential: ClassVar[bool] = False
+    peers: IPv4Network
+
+    @property
+    def what(self) -> str:
+        return f"forget tracked flows of {self.peers}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveNetwork(NetworkAction):
+    rank: ClassVar[int] = 3
+
+    @property
+    def what(self) -> str:
+        return f"remove network {self.network}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateNetwork(NetworkAction):
+    rank: ClassVar[int] = 4
+    subnet: IPv4Network
+    device: str
+    labels: Mapping[str, str] = field(repr=False)
+    mtu: int = 0
+
+    @property
+    def what(self) -> str:
+        return f"create network {self.network} ({self.subnet})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectContainer(NetworkAction):
+    rank: ClassVar[int] = 5
+    container: ContainerRef
+    aliases: frozenset[str] = frozenset()
+
+    @property
+    def what(self) -> str:
+        named = f" as {', '.join(sorted(self.aliases))}" if self.aliases else ""
+        return f"connect {self.container} to {self.network}{named}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallFastPath(Action):
+    rank: ClassVar[int] = 0
+
+    @property
+    def chain(self) -> str:
+        return "firewall"
+
+    @property
+    def what(self) -> str:
+        return "put the bridge fast path at the head of DOCKER-USER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishRoutes(Action):
+    rank: ClassVar[int] = 0
+    routes: Routes = field(repr=False)
+
+    @property
+    def chain(self) -> str:
+        return "routes"
+
+    @property
+    def what(self) -> str:
+        return "publish routes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwarderAction(Action):
+    database: str
+    port: int
+
+    @property
+    def chain(self) -> str:
+        return f"forwarder {self.database}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseForwarder(ForwarderAction):
+    rank: ClassVar[int] = 0
+
+    @property
+    def what(self) -> str:
+        return f"close {self.database} on port {self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenForwarder(ForwarderAction):
+    rank: ClassVar[int] = 3
+
+    @property
+    def what(self) -> str:
+        return f"open {self.database} on port {self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Actions in the order they read best; `chains` is the order they run in."""
+
+    actions: tuple[Action, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.actions)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.actions))
+
+    def chains(self) -> Iterator[tuple[tuple[Action, ...], ...]]:
+        """Each chain as its ranks in order, each rank as the actions that run side by side."""
+        by_chain: dict[str, list[Action]] = {}
+        for action in self.actions:
+            by_chain.setdefault(action.chain, []).append(action)
+        for actions in by_chain.values():
+            ranked = sorted(actions, key=lambda action: action.rank)
+            yield tuple(tuple(group) for _, group in groupby(ranked, key=lambda action: action.rank))

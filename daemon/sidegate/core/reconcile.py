@@ -1,0 +1,254 @@
+"""From desired and observed to the plan. Pure: the same two states always give the same plan, and once it is applied,
+planning again plans nothing."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+
+from sidegate.core.desired import Desired, DesiredNetwork, is_ours
+from sidegate.core.labels import END_A, END_B
+from sidegate.core.model import DEFAULT_BRIDGE, Container, EngineState, HostState, Network, Problem, Rules
+from sidegate.core.plan import (
+    Action,
+    CloseForwarder,
+    ConnectContainer,
+    ContainerRef,
+    CreateNetwork,
+    DestroySockets,
+    DisconnectContainer,
+    ForgetFlows,
+    InstallFastPath,
+    KillSessions,
+    OpenForwarder,
+    Plan,
+    PublishRoutes,
+    RemoveNetwork,
+)
+from sidegate.core.routes import DatabaseTarget, Routes
+from sidegate.core.subnets import free_subnets
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything as it is. `bad_subnets`: CIDRs that the engine refused although nothing visible holds them."""
+
+    engine: EngineState = field(default_factory=EngineState)
+    host: HostState = field(default_factory=HostState)
+    forwarders: Mapping[str, int] = field(default_factory=dict)
+    routes: Routes | None = None
+    bad_subnets: Collection[str] = ()
+    engine_up: bool = True
+
+
+def reconcile(desired: Desired, observed: Observed, rules: Rules) -> tuple[Plan, list[Problem]]:
+    """The plan, and what it could not plan. While the engine is down only the data plane is touched."""
+    problems: list[Problem] = []
+    actions: list[Action] = [*_close_forwarders(desired, observed, rules), *_publish(desired, observed)]
+    if observed.engine_up:
+        actions += _leave(desired, observed, rules)
+        actions += _fast_path(desired, observed)
+        actions += _join(desired, observed, rules, problems)
+    actions += _open_forwarders(desired, observed)
+    return Plan(tuple(actions)), problems
+
+
+# --- the data plane ------------------------------------------------------------------------------------------------
+
+
+def _close_forwarders(desired: Desired, observed: Observed, rules: Rules) -> Iterator[Action]:
+    for name, port in sorted(observed.forwarders.items()):
+        if desired.forwarders.get(name) == port:
+            continue
+        close = CloseForwarder(database=name, port=port, cause="the external connection is off")
+        yield close
+        # The workers dial from the bridge's own address on the home network: to the database that is the peer.
+        database = desired.discovery.databases.get(name)
+        home = next((n for n in observed.engine.networks if is_ours(n, rules) and _ends(n) == (name,)), None)
+        if database and home and home.gateway:
+            yield from _cut(name, database.container, IPv4Network(home.gateway), close.chain, close.cause)
+
+
+def _publish(desired: Desired, observed: Observed) -> Iterator[Action]:
+    if observed.routes != desired.routes:
+        yield PublishRoutes(routes=desired.routes, cause=_difference(observed.routes or Routes(), desired.routes))
+
+
+def _open_forwarders(desired: Desired, observed: Observed) -> Iterator[Action]:
+    for name, port in sorted(desired.forwarders.items()):
+        if observed.forwarders.get(name) != port:
+            yield OpenForwarder(database=name, port=port, cause="the external connection is on")
+
+
+def _difference(old: Routes, new: Routes) -> str:
+    """What changed, in one line: each app and database that is served differently."""
+    parts = []
+    for name in sorted({*old.apps, *new.apps}):
+        before, after = old.apps.get(name), new.apps.get(name)
+        if before == after:
+            continue
+        if after is None:
+            parts.append(f"{name} is gone")
+        elif after.upstreams:
+            served = ", ".join(f"{u.replica} ({u.address}:{u.port})" for u in after.upstreams)
+            parts.append(f"{name} is served by {served}")
+        else:
+            parts.append(f"{name} {_state(after.unavailable)}")
+    for name in sorted({*old.databases, *new.databases}):
+        if old.databases.get(name) != new.databases.get(name):
+            target = new.databases.get(name) or DatabaseTarget()
+            parts.append(f"{name} is at {target.address}:{target.port}" if target.address else f"{name} is away")
+    if (old.hosts, old.wildcards) != (new.hosts, new.wildcards) and not parts:
+        parts.append("domains changed")
+    if old.engine_up != new.engine_up:
+        parts.append("the engine answers again" if new.engine_up else "the engine does not answer")
+    return "; ".join(parts) or "first routes"
+
+
+def _state(unavailable: str) -> str:
+    return unavailable if " " in unavailable else f"is {unavailable}"
+
+
+# --- networks: leaving ---------------------------------------------------------------------------------------------
+
+
+def _leave(desired: Desired, observed: Observed, rules: Rules) -> Iterator[Action]:
+    state = observed.engine
+    ours = sorted((n for n in state.networks if is_ours(n, rules)), key=lambda n: n.name)
+    yield from _rescue({n.name for n in ours} - set(desired.networks), state)
+    for network in ours:
+        wanted = desired.networks.get(network.name)
+        if wanted is None:
+            yield from _dissolve(network, desired, state)
+            continue
+        for container in _on(network.name, state):
+            if container.id not in wanted.members:
+                yield from _expel(container, network, desired, state, "does not belong there")
+    for departure in desired.departures:
+        bridge = next((n for n in state.networks if n.name == departure.network), None)
+        if bridge:
+            yield from _expel(departure.container, bridge, desired, state, departure.cause)
+
+
+def _rescue(going: Collection[str], state: EngineState) -> Iterator[Action]:
+    """Back to the default bridge with what would be left on no network at all, which would last over restarts."""
+    for container in state.containers:
+        on = {e.network for e in container.endpoints}
+        if on and on <= set(going) and container.network_mode in ("default", DEFAULT_BRIDGE):
+            why = f"{container.name} would be left with no network"
+            yield ConnectContainer(network=DEFAULT_BRIDGE, container=ContainerRef.of(container), cause=why)
+
+
+def _dissolve(network: Network, desired: Desired, state: EngineState) -> Iterator[Action]:
+    """Everything off, stopped containers too (or their next start fails), both ends told, then the network goes.
+
+    The network goes last: after a crash half-way it is still there to plan the rest from.
+    """
+    ends = _ends(network)
+    cause = f"{' and '.join(ends)} are no longer connected" if len(ends) > 1 else f"{ends[0]} is no longer a database"
+    members = {c.id: c for c in _on(network.name, state)}
+    for container in members.values():
+        yield DisconnectContainer(network=network.name, container=ContainerRef.of(container), cause=cause)
+    for end in ends:
+        members |= {c.id: c for c in desired.discovery.containers(end)}
+    chain = f"network {network.name}"
+    for subnet in _ipv4(network):
+        for container in members.values():
+            yield from _cut(_database_of(container, desired), container, subnet, chain, cause)
+        yield ForgetFlows(network=network.name, peers=subnet, cause=cause)
+    yield RemoveNetwork(network=network.name, cause=cause)
+
+
+def _expel(
+    container: Container, network: Network, desired: Desired, state: EngineState, cause: str
+) -> Iterator[Action]:
+    """One container off a network that stays; its sessions there end at both ends, the others' go on."""
+    chain = f"network {network.name}"
+    yield DisconnectContainer(network=network.name, container=ContainerRef.of(container), cause=cause)
+    for subnet in _ipv4(network):
+        yield from _cut(_database_of(container, desired), container, subnet, chain, cause)
+    endpoint = container.endpoint(network.name)
+    if endpoint and endpoint.address:
+        for other in _on(network.name, state):
+            if other.id != container.id:
+                peer = IPv4Network(endpoint.address)
+                yield from _cut(_database_of(other, desired), other, peer, chain, cause)
+
+
+def _cut(database: str, container: Container, peers: IPv4Network, chain: str, cause: str) -> Iterator[Action]:
+    if not container.pid:
+        return
+    yield DestroySockets(container=ContainerRef.of(container), peers=peers, of_chain=chain, cause=cause)
+    if database:
+        yield KillSessions(database=database, peers=peers, of_chain=chain, cause=cause)
+
+
+# --- networks: joining ---------------------------------------------------------------------------------------------
+
+
+def _join(desired: Desired, observed: Observed, rules: Rules, problems: list[Problem]) -> Iterator[Action]:
+    state = observed.engine
+    existing = {n.name: n for n in state.networks}
+    containers = {c.id: c for c in state.containers}
+    taken = [*observed.host.routes, *observed.bad_subnets, *(s for n in state.networks for s in n.subnets)]
+    subnets = free_subnets(rules.pool, rules.subnet_prefix, taken)
+    for name, wanted in sorted(desired.networks.items()):
+        network = existing.get(name)
+        if network is None:
+            subnet = next(subnets, None)
+            if subnet is None:
+                problems.append(Problem(name, pool_exhausted(rules)))
+                continue
+            yield CreateNetwork(
+                network=name,
+                subnet=subnet,
+                device=wanted.device,
+                labels=wanted.labels,
+                mtu=observed.host.mtu,
+                cause=wanted.cause,
+            )
+        elif not is_ours(network, rules):
+            problems.append(Problem(name, "a network of this name exists and is not Sidegate's: remove or rename it"))
+            continue
+        yield from _attach(wanted, containers)
+
+
+def pool_exhausted(rules: Rules) -> str:
+    return f"no /{rules.subnet_prefix} is left in internal_pool {rules.pool}: remove connections or widen the pool"
+
+
+def _attach(wanted: DesiredNetwork, containers: Mapping[str, Container]) -> Iterator[Action]:
+    for container_id, names in wanted.members.items():
+        container = containers[container_id]
+        endpoint = container.endpoint(wanted.name)
+        if endpoint and names <= endpoint.aliases:
+            continue
+        ref = ContainerRef.of(container)
+        if endpoint:
+            yield DisconnectContainer(network=wanted.name, container=ref, cause="its aliases are missing there")
+        yield ConnectContainer(network=wanted.name, container=ref, aliases=names, cause=wanted.cause)
+
+
+def _fast_path(desired: Desired, observed: Observed) -> Iterator[Action]:
+    if desired.networks and observed.host.fast_path is False:
+        yield InstallFastPath(cause="bridged packets of our networks would cross every rule that Docker adds")
+
+
+# --- looking things up ---------------------------------------------------------------------------------------------
+
+
+def _on(network: str, state: EngineState) -> list[Container]:
+    return [c for c in state.containers if c.endpoint(network)]
+
+
+def _ends(network: Network) -> tuple[str, ...]:
+    ends = (network.labels.get(END_A, ""), network.labels.get(END_B, ""))
+    return tuple(end for end in ends if end) or (network.name,)
+
+
+def _ipv4(network: Network) -> list[IPv4Network]:
+    return [IPv4Network(s) for s in network.subnets if ":" not in s]
+
+
+def _database_of(container: Container, desired: Desired) -> str:
+    found = (name for name, d in desired.discovery.databases.items() if d.container.id == container.id)
+    return next(found, "")

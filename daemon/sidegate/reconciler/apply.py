@@ -1,0 +1,106 @@
+"""Apply a plan: one action, one call of one adapter. Decides nothing; every failure is returned with its action."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from sidegate.core.plan import (
+    Action,
+    CloseForwarder,
+    ConnectContainer,
+    CreateNetwork,
+    DestroySockets,
+    DisconnectContainer,
+    ForgetFlows,
+    InstallFastPath,
+    KillSessions,
+    OpenForwarder,
+    Plan,
+    PublishRoutes,
+    RemoveNetwork,
+)
+from sidegate.errors import SidegateError
+from sidegate.reconciler.world import Databases, DataPlane, Engine, Host
+
+CHAINS_AT_ONCE = 8  # the engine works on about this many networks side by side before calls only queue
+
+log = structlog.get_logger("sidegate.apply")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An action that did not succeed, and why."""
+
+    action: Action
+    error: SidegateError
+
+    def __str__(self) -> str:
+        return f"{self.action.what}: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class Applier:
+    """The adapters that actions are carried out on."""
+
+    engine: Engine
+    host: Host
+    data_plane: DataPlane
+    databases: Databases
+
+    async def apply(self, plan: Plan) -> tuple[Failure, ...]:
+        """Carry out every chain, side by side and bounded; returns what failed, in no particular order."""
+        failures: list[Failure] = []
+        slots = asyncio.Semaphore(CHAINS_AT_ONCE)
+
+        async def run(chain: Sequence[Sequence[Action]]) -> None:
+            async with slots:
+                for rank in chain:
+                    failed = [f for f in await asyncio.gather(*map(self._attempt, rank)) if f]
+                    failures.extend(failed)
+                    if any(failure.action.essential for failure in failed):
+                        return
+
+        async with asyncio.TaskGroup() as group:
+            for chain in plan.chains():
+                group.create_task(run(chain), name=f"apply {chain[0][0].chain}")
+        return tuple(failures)
+
+    async def _attempt(self, action: Action) -> Failure | None:
+        try:
+            await self._carry_out(action)
+        except SidegateError as error:
+            log.warning("action failed", action=action.what, cause=action.cause, error=str(error))
+            return Failure(action, error)
+        log.info("done", action=action.what, cause=action.cause)
+        return None
+
+    async def _carry_out(self, action: Action) -> None:
+        match action:
+            case CreateNetwork():
+                await self.engine.create_network(
+                    action.network, subnet=action.subnet, device=action.device, labels=action.labels, mtu=action.mtu
+                )
+            case ConnectContainer():
+                await self.engine.connect(action.container.id, action.network, action.aliases)
+            case DisconnectContainer():
+                await self.engine.disconnect(action.container.id, action.network)
+            case RemoveNetwork():
+                await self.engine.remove_network(action.network)
+            case DestroySockets():
+                await self.host.destroy_sockets(action.container.pid, action.peers)
+            case ForgetFlows():
+                await self.host.forget_flows(action.peers)
+            case KillSessions():
+                await self.databases.kill_sessions(action.database, action.peers)
+            case InstallFastPath():
+                await self.host.install_fast_path()
+            case PublishRoutes():
+                await self.data_plane.publish(action.routes)
+            case OpenForwarder():
+                await self.data_plane.open_forwarder(action.database, action.port)
+            case CloseForwarder():
+                await self.data_plane.close_forwarder(action.database)
+            case _:
+                raise NotImplementedError(type(action).__name__)

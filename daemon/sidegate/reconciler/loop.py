@@ -1,0 +1,213 @@
+"""The loop: observe everything, reconcile, apply, until nothing is left to do. The only writer.
+
+Level-triggered: an event, a command or the resync timer only wakes it and carries no truth, so a missed event costs
+one resync interval and nothing else. While the engine is away what was true last is served on, less the processes
+that have visibly ended.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from sidegate.core.desired import Desired, desire
+from sidegate.core.labels import Discovery
+from sidegate.core.model import Container, EngineState, HostState, Intent, Problem, Rules
+from sidegate.core.plan import CreateNetwork, KillSessions, Plan
+from sidegate.core.reconcile import Observed, reconcile
+from sidegate.core.routes import Routes
+from sidegate.errors import EngineError, EngineUnavailableError, StoreError, SubnetTakenError
+from sidegate.reconciler.apply import Applier, Failure
+from sidegate.reconciler.world import IntentStore
+
+ROUNDS = 6  # create, connect, leave the bridge, publish: three do; more only after refused subnets
+ENGINE_RETRY = 0.25  # seconds between looks at what still runs while the engine is away
+DOMAIN_GRACE = 300.0  # seconds that an app without containers keeps its domains
+
+log = structlog.get_logger("sidegate.loop")
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass saw and did. `seconds` is how long it took; `finished` a Unix time in seconds."""
+
+    desired: Desired = field(default_factory=lambda: Desired(Discovery({}, {})))
+    state: EngineState = field(default_factory=EngineState)
+    engine_up: bool = False
+    engine_fault: str = "not asked yet"
+    actions: int = 0
+    failures: tuple[Failure, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    seconds: float = 0.0
+    finished: float = 0.0
+
+
+class Loop:
+    """Owns when a pass happens; everything it touches is passed in."""
+
+    def __init__(
+        self,
+        *,
+        applier: Applier,
+        store: IntentStore,
+        rules: Rules,
+        resync_seconds: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.last = Pass()
+        self.rules = rules
+        self._applier = applier
+        self._store = store
+        self._resync = resync_seconds
+        self._clock = clock
+        self._wanted = 0  # the newest pass that somebody asked for
+        self._served = 0  # the newest one that is done
+        self._woken = asyncio.Event()
+        self._passed = asyncio.Condition()
+        self._purging = False
+        self._bad_subnets: set[str] = set()
+        self._missing_since: dict[str, float] = {}
+        self._cut_faults: dict[str, Problem] = {}
+
+    def __repr__(self) -> str:
+        return f"<Loop wanted={self._wanted} served={self._served} engine_up={self.last.engine_up}>"
+
+    def wake(self) -> None:
+        """Ask for a pass soon; calls while one runs make one more."""
+        self._wanted += 1
+        self._woken.set()
+
+    async def settle(self, deadline: float = 30.0) -> Pass:
+        """Wake, and return the first pass that began after this call. Raises TimeoutError after `deadline` seconds."""
+        self.wake()
+        ticket = self._wanted
+        async with asyncio.timeout(deadline), self._passed:
+            await self._passed.wait_for(lambda: self._served >= ticket)
+            return self.last
+
+    async def purge(self) -> Pass:
+        """From here on want nothing: one pass removes all that is ours."""
+        self._purging = True
+        result = await self.settle(deadline=300.0)
+        await self._applier.host.remove_fast_path()
+        return result
+
+    async def run(self) -> None:
+        """Pass after pass, until cancelled. The first is due at once."""
+        resync_at = self._clock()
+        while True:
+            full = self._clock() >= resync_at
+            if full:
+                resync_at = self._clock() + self._resync
+            await self._pass(full=full)
+            until = resync_at - self._clock() if self.last.engine_up else ENGINE_RETRY
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, until)):
+                    await self._woken.wait()
+
+    async def _pass(self, *, full: bool) -> None:
+        self._woken.clear()
+        ticket = self._wanted
+        began = self._clock()
+        actions = 0
+        before = None
+        failures: tuple[Failure, ...] = ()
+        for _ in range(ROUNDS):
+            state, host, fault = await self._observe(full=full)
+            full = False
+            intent = self._store.intent
+            desired = self._desire(intent, state, engine_up=not fault)
+            observed = self._observed(state, host, engine_up=not fault)
+            plan, unplanned = reconcile(desired, observed, self.rules)
+            if not plan or (failures and str(plan) == before):
+                break
+            before = str(plan)
+            actions += len(plan.actions)
+            failures = await self._apply(plan)
+        await self._remember(intent, desired, engine_up=not fault)
+        problems = {*desired.problems, *unplanned, *self._cut_faults.values()}
+        problems |= {Problem("sidegate", str(f)) for f in failures if f.action.essential}
+        if host.fast_path_fault:
+            problems.add(Problem("host", host.fast_path_fault))
+        if fault:
+            problems.add(Problem("engine", fault))
+        seconds = self._clock() - began
+        self.last = Pass(
+            desired, state, not fault, fault, actions, failures, tuple(sorted(problems)), seconds, time.time()
+        )
+        if actions:
+            log.info("pass", actions=actions, failures=len(failures), milliseconds=round(seconds * 1000))
+        async with self._passed:
+            self._served = ticket
+            self._passed.notify_all()
+
+    async def _observe(self, *, full: bool) -> tuple[EngineState, HostState, str]:
+        """The engine's and the host's state, and why the engine's is not fresh (empty: it is)."""
+        host = asyncio.create_task(self._applier.host.observe(), name="observe host")
+        try:
+            state = await self._applier.engine.observe(full=full or not self.last.engine_up)
+        except (EngineUnavailableError, EngineError) as error:
+            if self.last.engine_up:
+                log.warning("engine lost", error=str(error))
+            return self._survivors(), await host, str(error)
+        except BaseException:
+            host.cancel()
+            raise
+        for container in state.containers:
+            if container.pid:
+                self._applier.host.alive(container.pid)  # remembered, to be told from a later process of that pid
+        return state, await host, ""
+
+    def _survivors(self) -> EngineState:
+        """What was there last, with containers whose process has ended shown as exited."""
+
+        def now(container: Container) -> Container:
+            if not container.pid or self._applier.host.alive(container.pid) is not False:
+                return container
+            gone = tuple(replace(endpoint, address="") for endpoint in container.endpoints)
+            return replace(container, state="exited", pid=0, endpoints=gone)
+
+        return replace(self.last.state, containers=tuple(map(now, self.last.state.containers)))
+
+    def _desire(self, intent: Intent, state: EngineState, *, engine_up: bool) -> Desired:
+        if self._purging:
+            return Desired(Discovery({}, {}), routes=Routes())
+        return desire(intent, state, self.rules, gone=self._gone(), engine_up=engine_up)
+
+    def _gone(self) -> frozenset[str]:
+        return frozenset(app for app, at in self._missing_since.items() if self._clock() - at > DOMAIN_GRACE)
+
+    def _observed(self, state: EngineState, host: HostState, *, engine_up: bool) -> Observed:
+        data_plane = self._applier.data_plane
+        return Observed(
+            state, host, data_plane.listeners(), data_plane.published(), frozenset(self._bad_subnets), engine_up
+        )
+
+    async def _apply(self, plan: Plan) -> tuple[Failure, ...]:
+        for action in plan.actions:
+            if isinstance(action, KillSessions):
+                self._cut_faults.pop(action.database, None)
+        failures = await self._applier.apply(plan)
+        for failure in failures:
+            if isinstance(failure.error, SubnetTakenError) and isinstance(failure.action, CreateNetwork):
+                self._bad_subnets.add(str(failure.action.subnet))
+            if isinstance(failure.action, KillSessions):
+                name = failure.action.database
+                text = f"a query that was running when its connection was cut may run on: {failure.error}"
+                self._cut_faults[name] = Problem(name, text)
+        return failures
+
+    async def _remember(self, intent: Intent, desired: Desired, *, engine_up: bool) -> None:
+        """Keep domain claims for after a restart, and know since when their holders have had no containers."""
+        if not engine_up or self._purging:
+            return
+        holders = set(desired.claims.values()) - set(desired.discovery.apps)
+        self._missing_since = {app: self._missing_since.get(app, self._clock()) for app in holders}
+        if dict(desired.claims) != dict(intent.claims):
+            try:
+                await self._store.replace_claims(desired.claims)
+            except StoreError as error:
+                log.warning("domain claims not saved", error=str(error))

@@ -1,0 +1,162 @@
+"""From labels to apps and databases."""
+
+import pytest
+
+from sidegate.core.labels import Domain, discover, parse_domain
+from sidegate.core.model import Container, Rules
+from states import app, database
+
+RULES = Rules()
+
+
+def problems(*containers: Container, rules: Rules = RULES) -> list[str]:
+    return [str(p) for p in discover(containers, rules).problems]
+
+
+def test_containers_with_one_name_are_replicas_in_order_of_creation() -> None:
+    found = discover([app("shop", 2, created="2026-01-02"), app("shop", 1, created="2026-01-01")], RULES)
+    assert [r.container.name for r in found.apps["shop"].replicas] == ["shop-1", "shop-2"]
+    assert found.problems == ()
+
+
+def test_an_unlabelled_container_is_nobody() -> None:
+    found = discover([Container("1", "redis", labels={"other": "x"})], RULES)
+    assert not found.apps and not found.databases and not found.problems
+
+
+@pytest.mark.parametrize("name", ["a", "shop", "shop-db", "a" * 40, "a1-2b"])
+def test_good_names(name: str) -> None:
+    assert name in discover([app(name)], RULES).apps
+
+
+@pytest.mark.parametrize("name", ["", "A", "1a", "-a", "a-", "a--b", "a" * 41, "a_b", "home", "internal", "a.b", "ä"])
+def test_bad_names_are_rejected_with_a_reason(name: str) -> None:
+    found = discover([app(name)], RULES)
+    assert not found.apps
+    assert len(found.problems) == 1
+    assert "sidegate.app" in found.problems[0].text
+
+
+def test_labels_that_the_image_carries_are_ignored_and_reported() -> None:
+    evil = app("shop", image_labels={"sidegate.app": "shop", "sidegate.domains": "bank.example"})
+    found = discover([evil], RULES)
+    assert not found.apps
+    assert str(found.problems[0]) == (
+        "shop-1: ignored sidegate.app: an image cannot say who its containers are; "
+        "label the container, or set trust_image_labels"
+    )
+
+
+def test_image_labels_count_where_they_are_trusted() -> None:
+    trusted = Rules(trust_image_labels=True)
+    assert "shop" in discover([app("shop", image_labels={"sidegate.app": "shop"})], trusted).apps
+
+
+def test_a_domain_in_the_image_does_not_ride_along_with_a_container_label() -> None:
+    labels = {"sidegate.domains": "bank.example"}
+    found = discover([app("shop", labels=labels, image_labels=labels)], RULES)
+    assert found.apps["shop"].domains == ()
+
+
+def test_the_older_of_two_databases_keeps_the_name() -> None:
+    old = database("db", created="2026-01-01")
+    new = database("db", id="new", name="db-new", created="2026-01-02")
+    found = discover([new, old], RULES)
+    assert found.databases["db"].container.name == "db-1"
+    assert problems(new, old) == [
+        "db-new: the name 'db' is taken by container db-1, which is older: choose another name"
+    ]
+
+
+def test_apps_and_databases_share_one_namespace() -> None:
+    found = discover([app("x", created="2026-01-01"), database("x", created="2026-01-02", name="late")], RULES)
+    assert "x" in found.apps and not found.databases
+    assert str(found.problems[0]) == "late: the name 'x' is taken by an app, which is older: choose another name"
+
+
+def test_both_kinds_at_once_is_refused() -> None:
+    found = problems(app("x", labels={"sidegate.database": "y"}))
+    assert found == ["x-1: labelled both sidegate.app and sidegate.database: keep one"]
+
+
+def test_a_build_container_and_a_switched_off_one_are_left_out() -> None:
+    found = discover(
+        [app("a", labels={"sidegate.phase": "build"}), app("b", labels={"sidegate.enable": "false"})], RULES
+    )
+    assert not found.apps and not found.problems
+
+
+@pytest.mark.parametrize(
+    ("labels", "env", "exposed", "port"),
+    [
+        ({"sidegate.port": "3000"}, {"PORT": "4000"}, (5000,), 3000),
+        ({}, {"PORT": "4000"}, (5000,), 4000),
+        ({}, {"PORT": "none"}, (5000,), 5000),
+        ({}, {}, (5000,), 5000),
+        ({}, {}, (5000, 5001), 8080),
+        ({}, {}, (), 8080),
+    ],
+)
+def test_the_port_comes_from_label_then_environment_then_exposed_then_8080(
+    labels: dict[str, str], env: dict[str, str], exposed: tuple[int, ...], port: int
+) -> None:
+    found = discover([app("shop", labels=labels, env=env, exposed_ports=exposed)], RULES)
+    assert found.apps["shop"].replicas[0].port == port
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "", "80.0", "٨٠"])
+def test_a_bad_port_label_rejects_the_container_and_names_it(port: str) -> None:
+    assert "is not a port: use a number from 1 to 65535" in problems(app("shop", labels={"sidegate.port": port}))[0]
+
+
+def test_a_database_port_label_is_refused_with_the_sentence() -> None:
+    found = discover([database("db", labels={"sidegate.port": "5432"})], RULES)
+    assert "db" in found.databases
+    assert str(found.problems[0]).endswith("the internal port is 3306 and cannot be changed")
+
+
+def test_a_database_needs_a_known_engine() -> None:
+    assert (
+        "known database engines are mariadb, mysql"
+        in problems(Container("1", "x", labels={"sidegate.database": "db"}))[0]
+    )
+    assert (
+        "'oracle' is not a known database engine" in problems(database("db", labels={"sidegate.engine": "oracle"}))[0]
+    )
+
+
+def test_a_misspelt_label_is_reported_with_a_guess() -> None:
+    assert problems(app("shop", labels={"sidegate.domain": "a.b"})) == [
+        "shop-1: unknown label sidegate.domain, did you mean sidegate.domains?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "domain"),
+    [
+        ("shop.example.com", Domain("shop.example.com")),
+        ("Shop.Example.com.", Domain("shop.example.com")),
+        ("*.shop.example.com", Domain("*.shop.example.com")),
+        ("example.com/api/", Domain("example.com", "/api")),
+        ("bücher.example", Domain("xn--bcher-kva.example")),
+    ],
+)
+def test_domains(text: str, domain: Domain) -> None:
+    assert parse_domain(text) == domain
+
+
+@pytest.mark.parametrize(
+    "text", ["http://a.b", "a b", "a.b:80", "*", "a.*.b", "-a.b", "a..b", "", "/", "a.b/ c", "a.b//c"]
+)
+def test_what_is_no_domain(text: str) -> None:
+    assert parse_domain(text) is None
+
+
+def test_a_bad_domain_is_reported_and_the_good_one_next_to_it_stays() -> None:
+    found = discover([app("shop", labels={"sidegate.domains": "http://x, shop.example"})], RULES)
+    assert found.apps["shop"].domains == (Domain("shop.example"),)
+    assert "'http://x' is not a domain" in found.problems[0].text
+
+
+def test_swarm_tasks_are_said_to_be_unsupported() -> None:
+    assert "swarm" in problems(app("shop", labels={"com.docker.swarm.task.id": "t"}))[0]

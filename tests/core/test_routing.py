@@ -1,0 +1,179 @@
+"""From apps to routes, and who answers for a host and a path."""
+
+from dataclasses import replace
+
+import pytest
+
+from sidegate.core.desired import desire
+from sidegate.core.model import Container, Endpoint, EngineState, Intent, Network, Pair, Rules
+from sidegate.core.routes import AppRoute, Routes, find_app
+from states import app, database, ours, state
+
+RULES = Rules()
+
+
+def routes(*containers: Container, intent: Intent | None = None, networks: tuple[Network, ...] = ()) -> Routes:
+    return desire(intent or Intent(), state(*containers, networks=networks), RULES).routes
+
+
+def upstreams(*containers: Container, networks: tuple[Network, ...] = (), intent: Intent | None = None) -> list[str]:
+    return [
+        f"{u.replica} {u.address}:{u.port}"
+        for u in routes(*containers, networks=networks, intent=intent).apps["shop"].upstreams
+    ]
+
+
+def test_every_app_answers_at_its_name_under_the_base_domain() -> None:
+    assert find_app(routes(app("shop")), "shop.localhost", "/", local_client=True) == "shop"
+
+
+def test_names_under_localhost_are_for_this_machine_only() -> None:
+    assert find_app(routes(app("shop")), "shop.localhost", "/", local_client=False) is None
+
+
+def test_exact_beats_wildcard_and_the_longest_path_wins() -> None:
+    made = routes(
+        app("any", labels={"sidegate.domains": "*.example.com"}),
+        app("deep", labels={"sidegate.domains": "*.a.example.com"}),
+        app("www", labels={"sidegate.domains": "www.example.com"}),
+        app("api", labels={"sidegate.domains": "www.example.com/api"}),
+        app("v2", labels={"sidegate.domains": "www.example.com/api/v2"}),
+    )
+
+    def who(host: str, path: str = "/") -> str | None:
+        return find_app(made, host, path, local_client=False)
+
+    assert who("www.example.com") == "www"
+    assert who("www.example.com", "/api") == "api"
+    assert who("www.example.com", "/api?x=1") == "api"
+    assert who("www.example.com", "/apis") == "www"
+    assert who("www.example.com", "/api/v2/x") == "v2"
+    assert who("x.example.com") == "any"
+    assert who("x.a.example.com") == "deep"
+    assert who("example.com") is None
+    assert who("unknown.test") is None
+
+
+def test_a_path_of_a_host_nobody_has_in_whole_is_still_404_elsewhere() -> None:
+    made = routes(app("api", labels={"sidegate.domains": "example.com/api"}))
+    assert find_app(made, "example.com", "/", local_client=False) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"state": "exited"}, "stopped"),
+        ({"state": "created"}, "starting"),
+        ({"state": "restarting"}, "starting"),
+        ({"state": "paused"}, "paused"),
+        ({"health": "starting"}, "starting"),
+        ({"health": "unhealthy"}, "unhealthy"),
+        ({"network_mode": "none", "endpoints": ()}, "cannot be reached"),
+    ],
+)
+def test_an_app_without_a_ready_replica_says_why(changes: dict[str, object], reason: str) -> None:
+    assert routes(app("shop", **changes)).apps["shop"] == AppRoute((), reason)
+
+
+def test_an_app_that_is_only_connected_is_known_and_has_no_containers() -> None:
+    intent = Intent(connections=frozenset({Pair.of("shop", "db")}))
+    made = routes(database("db"), intent=intent)
+    assert made.apps["shop"].unavailable == "has no containers"
+    assert "db" not in made.apps
+
+
+def test_only_bridges_are_dialled_the_default_one_first_and_ours_last() -> None:
+    joint = ours("sidegate-shop--x", "10.213.0.0/27", "shop", "x")
+    nets = (
+        Network("1", "web"),
+        Network("2", "overlay", driver="overlay"),
+        Network("3", "lan", driver="macvlan"),
+        joint,
+    )
+    everywhere = (
+        Endpoint("lan", "192.168.0.2"),
+        Endpoint("overlay", "10.0.0.2"),
+        Endpoint(joint.name, "10.213.0.2"),
+        Endpoint("web", "172.18.0.2"),
+    )
+    assert upstreams(app("shop", endpoints=everywhere), networks=nets) == ["shop-1 172.18.0.2:8080"]
+    bridged = (*everywhere, Endpoint("bridge", "172.17.0.2"))
+    assert upstreams(app("shop", endpoints=bridged), networks=nets) == ["shop-1 172.17.0.2:8080"]
+    assert upstreams(app("shop", endpoints=everywhere[:3]), networks=nets) == ["shop-1 10.213.0.2:8080"]
+    label = {"sidegate.network": "web"}
+    assert upstreams(app("shop", endpoints=bridged, labels=label), networks=nets) == ["shop-1 172.18.0.2:8080"]
+
+
+def test_the_hosts_network_is_dialled_on_loopback_and_a_shared_one_at_its_owner() -> None:
+    assert upstreams(app("shop", network_mode="host", endpoints=())) == ["shop-1 127.0.0.1:8080"]
+    owner = Container("owner", "owner", endpoints=(Endpoint("bridge", "172.17.0.7"),))
+    sidecar = app("shop", network_mode="container:owner", endpoints=())
+    assert upstreams(sidecar, owner) == ["shop-1 172.17.0.7:8080"]
+
+
+def test_a_new_replica_takes_traffic_only_once_it_is_connected() -> None:
+    pair = Pair.of("shop", "db")
+    joint = ours("sidegate-db--shop", "10.213.0.0/27", "db", "shop")
+    attached = app("shop", endpoints=(Endpoint("bridge", "172.17.0.3"), Endpoint(joint.name, "10.213.0.3")))
+    late = app("shop", 2, endpoints=(Endpoint("bridge", "172.17.0.4"),))
+    intent = Intent(connections=frozenset({pair}))
+    assert upstreams(attached, late, networks=(joint,), intent=intent) == ["shop-1 172.17.0.3:8080"]
+
+
+def test_a_connection_added_to_running_replicas_does_not_interrupt_them() -> None:
+    intent = Intent(connections=frozenset({Pair.of("shop", "db")}))
+    assert len(upstreams(app("shop"), app("shop", 2), intent=intent)) == 2
+
+
+def test_of_two_apps_that_claim_a_domain_the_earlier_keeps_it_even_when_its_containers_are_new() -> None:
+    claim = {"sidegate.domains": "shop.example"}
+    old, rival = app("old", labels=claim, created="2026-01-01"), app("rival", labels=claim, created="2026-01-02")
+    first = desire(Intent(), state(old, rival), RULES)
+    assert first.claims == {"shop.example": "old"}
+    assert str(first.problems[0]).startswith("rival: does not get shop.example: it belongs to the app old")
+    renewed = replace(old, created="2026-02-01", id="new")
+    second = desire(Intent(claims=first.claims), state(renewed, rival), RULES)
+    assert second.claims == {"shop.example": "old"}
+
+
+def test_an_app_keeps_its_domain_while_it_is_away_until_it_is_gone() -> None:
+    rival = app("rival", labels={"sidegate.domains": "shop.example"})
+    held = Intent(claims={"shop.example": "old"})
+    assert desire(held, state(rival), RULES).claims == {"shop.example": "old"}
+    assert desire(held, state(rival), RULES, gone={"old"}).claims == {"shop.example": "rival"}
+
+
+def test_nobody_can_claim_another_apps_own_name() -> None:
+    evil = app("evil", labels={"sidegate.domains": "shop.localhost, shop.localhost/pay"}, created="2025-01-01")
+    made = desire(Intent(), state(evil, app("shop")), RULES)
+    assert find_app(made.routes, "shop.localhost", "/pay", local_client=True) == "shop"
+    assert len(made.problems) == 2
+
+
+def test_a_database_is_dialled_at_home_and_nowhere_else() -> None:
+    home = ours("sidegate-home--db", "10.213.0.0/27", "db")
+    away = database("db")
+    at_home = database("db", endpoints=(Endpoint("bridge", "172.17.0.2"), Endpoint(home.name, "10.213.0.2")))
+    assert routes(away).databases["db"].address == ""
+    assert routes(at_home, networks=(home,)).databases["db"].address == "10.213.0.2"
+    assert routes(replace(at_home, state="exited"), networks=(home,)).databases["db"].address == ""
+
+
+def test_problems_name_who_reaches_a_database_unconnected_and_published_ports() -> None:
+    found = desire(Intent(), state(database("db", published_ports=(3307,)), app("blog")), RULES).problems
+    assert [str(p) for p in found] == [
+        "db: can be reached through bridge without a connection, by blog-1",
+        "db: publishes port 3307 itself, past Sidegate's switch: run db-1 without -p",
+    ]
+
+
+def test_a_container_that_cannot_join_a_network_is_reported() -> None:
+    intent = Intent(connections=frozenset({Pair.of("shop", "db")}))
+    found = desire(intent, state(app("shop", network_mode="host", endpoints=())), RULES).problems
+    assert [str(p) for p in found] == [
+        "shop: shop-1 uses the host's network: it cannot be connected; use a bridge network"
+    ]
+
+
+def test_an_empty_node_has_empty_routes() -> None:
+    assert desire(Intent(), EngineState(), RULES).routes == Routes()
