@@ -1,0 +1,239 @@
+"""A node under test: a real daemon with directories, ports, a pool and an instance of its own, beside real containers.
+
+Every container, volume and namespace made here carries the node's name and goes with it, also when a test fails.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+SIDEGATE = str(Path(sys.executable).parent / "sidegate")
+APP_IMAGE, DATABASE_IMAGE, BASE_IMAGE = "sidegate-sample-app", "sidegate-mariadb", "sidegate-base"
+PASSWORD = "Pa$$ word'\"1"
+
+
+def run(*command: str, check: bool = True, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A command's outcome; a failure shows both outputs."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)
+    if check and done.returncode:
+        raise AssertionError(f"{command} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def wait_for(what: str, probe: Callable[[], T | None], timeout: float = 20) -> T:
+    """Poll until `probe` gives something true; fails with `what` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if found := probe():
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what}")
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    body: str
+
+
+class Node:
+    """One daemon. `namespace`: a network namespace that it, its engine and its clients live in (else the host's)."""
+
+    def __init__(
+        self, directory: Path, name: str, *, pool: str, ports: str, docker: str = "", namespace: str = ""
+    ) -> None:
+        self.name = name
+        self.directory = directory
+        self.inside = ["ip", "netns", "exec", namespace] if namespace else []
+        self.http_port = 80 if namespace else free_port()
+        self.log = directory / "daemon.log"
+        self._containers: list[str] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self.environ = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("SIDEGATE_")},
+            "SIDEGATE_STATE_DIR": str(directory / "state"),
+            "SIDEGATE_RUNTIME_DIR": str(directory / "run"),
+            "SIDEGATE_HTTP_PORT": str(self.http_port),
+            "SIDEGATE_EXTERNAL_PORTS": ports,
+            "SIDEGATE_INTERNAL_POOL": pool,
+            "SIDEGATE_INSTANCE": name,
+            "SIDEGATE_RESYNC_SECONDS": "30",
+        }
+        if docker:
+            self.environ |= {"DOCKER_HOST": docker}
+
+    # --- the daemon
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, *, ready: bool = True, **settings: str) -> None:
+        """Start the daemon, by default until it says that it is ready."""
+        environ = self.environ | {f"SIDEGATE_{key.upper()}": value for key, value in settings.items()}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self.inside, SIDEGATE, "run"], env=environ, stdout=log, stderr=log, start_new_session=True
+            )
+        if ready:
+            wait_for("the daemon is ready", self.is_ready)
+
+    def is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()[-3000:]
+        done = self.cli("status", check=False)
+        return done.returncode == 0 and bool(json.loads(done.stdout)["ready"])
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """End the daemon; returns its exit status."""
+        assert self._process is not None
+        self._process.send_signal(how)
+        status = self._process.wait(timeout=30)
+        self._process = None
+        return status
+
+    def close(self) -> None:
+        """Remove whatever this node made."""
+        for container in reversed(self._containers):
+            self.docker("rm", "-f", "-v", container, check=False)
+        if self._process is None:
+            self.start()
+        self.cli("purge", "--yes", check=False)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            assert self._process is not None
+            self._process.wait(timeout=30)
+        if self._process.poll() is None:
+            self.stop(signal.SIGKILL)
+
+    # --- people
+
+    def cli(self, *words: str, check: bool = True, text: str | None = None) -> subprocess.CompletedProcess[str]:
+        return run(SIDEGATE, *words, check=check, env=self.environ, input=text)
+
+    def json(self, *words: str) -> Any:
+        """What a verb prints into a pipe."""
+        return json.loads(self.cli(*words).stdout)
+
+    def refusal(self, *words: str, text: str | None = None) -> tuple[int, str]:
+        """Exit status and message of a verb that must fail."""
+        done = self.cli(*words, check=False, text=text)
+        assert done.returncode != 0, done.stdout
+        return done.returncode, done.stderr.strip()
+
+    def problems(self) -> list[str]:
+        return [f"{p['subject']}: {p['text']}" for p in self.json("status")["problems"]]
+
+    def get(self, host: str, path: str = "/", *, timeout: float = 10) -> Reply:
+        """One request through the public port, as a client on this machine."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout)
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers={"Host": host})
+            response = connection.getresponse()
+            return Reply(response.status, response.read().decode())
+
+    # --- containers
+
+    def docker(self, *words: str, check: bool = True, timeout: float = 60) -> str:
+        return run("docker", *words, check=check, env=self.environ, timeout=timeout).stdout.strip()
+
+    def container(self, name: str) -> str:
+        """The full name of a container of this node."""
+        return f"{self.name}-{name}"
+
+    def docker_run(self, name: str, *options: str, image: str = APP_IMAGE, command: Sequence[str] = ()) -> str:
+        """`docker run -d`; returns the container's full name."""
+        full = self.container(name)
+        self._containers.append(full)
+        self.docker("run", "-d", "--name", full, *options, image, *command)
+        return full
+
+    def app(self, app: str, *options: str, name: str = "", command: Sequence[str] = ()) -> str:
+        """A sample app, with the variables that Sidegate holds for it."""
+        return self.docker_run(name or app, "--label", f"sidegate.app={app}", *options, command=command)
+
+    def database(self, database: str, *options: str, name: str = "") -> str:
+        """A MariaDB with schema and user `shop`, once it takes logins."""
+        labels = ["--label", f"sidegate.database={database}", "--label", "sidegate.engine=mariadb"]
+        variables = {
+            "MARIADB_ROOT_PASSWORD": "root-" + PASSWORD,
+            "MARIADB_DATABASE": "shop",
+            "MARIADB_USER": "shop",
+            "MARIADB_PASSWORD": PASSWORD,
+        }
+        given = [word for key, value in variables.items() for word in ("-e", f"{key}={value}")]
+        full = self.docker_run(name or database, *labels, *given, *options, image=DATABASE_IMAGE)
+        self.wait_for_login(full)
+        return full
+
+    def wait_for_login(self, container: str) -> None:
+        wait_for(f"{container} takes logins", lambda: self.sql(container, "SELECT 1", check=False) == "1", 60)
+
+    def sql(self, container: str, statement: str, *, check: bool = True) -> str:
+        """A statement as root in a database's container, over TCP: a server still setting up does not count."""
+        login = ["mariadb", "-h127.0.0.1", "-uroot", f"-proot-{PASSWORD}", "-N", "-B", "-e", statement]
+        return self.docker("exec", container, *login, check=check)
+
+    def sessions(self, container: str) -> list[str]:
+        """Users and hosts of the server's client threads, root's own aside."""
+        query = "SELECT CONCAT(user, '@', host) FROM information_schema.processlist WHERE user = 'shop'"
+        return self.sql(container, query).split()
+
+    def env_options(self, app: str) -> list[str]:
+        """An app's stored variables as options of `docker run`, whatever characters they hold."""
+        stored = json.loads(self.cli("env", "export", app, "--format", "json").stdout)
+        return [word for key, value in stored.items() for word in ("-e", f"{key}={value}")]
+
+    def addresses(self, container: str) -> list[str]:
+        listed = self.docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}", container)
+        return listed.split()
+
+    def networks(self) -> list[str]:
+        """Names of this node's networks."""
+        return self.docker(
+            "network", "ls", "--filter", f"label=sidegate.instance={self.name}", "--format", "{{.Name}}"
+        ).split()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def outside_host(name: str) -> Iterator[str]:
+    """A network namespace that is another host: 198.51.100.2 there, 198.51.100.1 on this side. Gives its name."""
+    inner, outer = f"{name[:12]}i", f"{name[:12]}o"
+    try:
+        run("ip", "netns", "add", name)
+        run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
+        run("ip", "addr", "add", "198.51.100.1/24", "dev", outer)
+        run("ip", "link", "set", outer, "up")
+        run("ip", "-n", name, "addr", "add", "198.51.100.2/24", "dev", inner)
+        run("ip", "-n", name, "link", "set", inner, "up")
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        run("ip", "-n", name, "route", "add", "default", "via", "198.51.100.1")
+        yield name
+    finally:
+        run("ip", "netns", "del", name, check=False)
+        run("ip", "link", "del", outer, check=False)
+
+
+def need_engine() -> None:
+    """Fail, not skip, where there is no engine: scripts/test brings one up."""
+    assert shutil.which("docker"), "no docker client: run ./scripts/test"
+    assert run("docker", "version", check=False).returncode == 0, "no Docker engine answers: run ./scripts/test"

@@ -1,0 +1,220 @@
+"""Internal connections on a real engine: an app and a database alone together, and nobody else."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from e2e.node import PASSWORD, Node, wait_for
+
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 3306), 2)"
+# A client that runs one statement and exits 7 when its connection breaks meanwhile.
+CLIENT = """
+import os, sys, pymysql
+c = pymysql.connect(host=os.environ["DB_HOST"], user=os.environ["DB_USER"], password=os.environ["DB_PASSWORD"],
+                    database=os.environ["DB_NAME"])
+cursor = c.cursor()
+print("connected", flush=True)
+try:
+    if sys.argv[1] == "idle":
+        c._sock.recv(1)
+        raise SystemExit(7)
+    while True:
+        cursor.execute(sys.argv[1])
+        cursor.fetchall()
+except (pymysql.Error, OSError) as error:
+    print(error, flush=True)
+    raise SystemExit(7)
+"""
+
+
+@pytest.fixture
+def apps(node: Node) -> Iterator[Callable[..., str]]:
+    """Start apps by name; their containers and connections go after the test."""
+    made: list[str] = []
+
+    def start(app: str, *options: str, name: str = "") -> str:
+        made.append(node.container(name or app))
+        return node.app(app, *options, name=name)
+
+    yield start
+    for pair in node.json("connections"):
+        node.cli("disconnect", pair["a"], pair["b"], "--yes")
+    for container in made:
+        node.docker("rm", "-f", container, check=False)
+
+
+def reaches(node: Node, container: str, host: str) -> bool:
+    return not node_exec(node, container, "python3", "-c", CONNECT, host).returncode
+
+
+def node_exec(node: Node, container: str, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["docker", "exec", container, *command],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env=node.environ,
+    )
+
+
+def client(node: Node, container: str, statement: str) -> subprocess.Popen[str]:
+    """A MariaDB client in an app's container, connected when this returns."""
+    process = subprocess.Popen(
+        ["docker", "exec", container, "python3", "-c", CLIENT, statement],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=node.environ,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "connected\n"
+    return process
+
+
+def test_the_connected_app_reads_rows_and_the_other_can_neither_resolve_nor_reach(
+    node: Node, shop_db: str, apps: Callable[..., str]
+) -> None:
+    """R12, must show 2: both started with plain `docker run`, on the default bridge like everything else there."""
+    node.cli("connect", "shop", "shop-db", "--env")
+    shop = apps("shop", *node.env_options("shop"))
+    blog = apps("blog")
+    wait_for("shop serves", lambda: node.get("shop.localhost").status == 200)
+    page = node.get("shop.localhost").body
+    assert "shop-db.internal:3306" in page
+    assert "Teapot" in page
+
+    assert reaches(node, shop, "shop-db.internal")
+    assert reaches(node, shop, "shop-db")
+    for name in ("shop-db", "shop-db.internal", shop_db):
+        assert node_exec(node, blog, "getent", "hosts", name).returncode != 0
+    addresses = node.addresses(shop_db)
+    assert len(addresses) >= 2
+    for address in addresses:
+        assert not reaches(node, blog, address), f"an unconnected app reaches {address}"
+    assert not any("shop-db" in problem for problem in node.problems())
+
+
+def test_a_connection_takes_effect_on_running_containers_and_every_replica(
+    node: Node, shop_db: str, apps: Callable[..., str]
+) -> None:
+    """B2, B3: no restart; replicas that come later are in before they start."""
+    first, second = apps("shop", name="shop-1"), apps("shop", name="shop-2")
+    node.cli("connect", "shop-db", "shop")  # R9, R10: from the database's side it is the same
+    assert reaches(node, first, "shop-db.internal")
+    assert reaches(node, second, "shop-db.internal")
+    third = apps("shop", name="shop-3")
+    wait_for("the late replica is connected", lambda: reaches(node, third, "shop-db.internal"))
+
+
+def test_app_to_app_works_both_ways_and_duplicates_are_refused(node: Node, apps: Callable[..., str]) -> None:
+    """B1."""
+    one, other = apps("one"), apps("other")
+    node.cli("connect", "one", "other")
+    wait_for("both answer", lambda: node.get("one.localhost").status == node.get("other.localhost").status == 200)
+    for source, target in ((one, "other.internal"), (other, "one.internal")):
+        fetched = node_exec(
+            node, source, "python3", "-c", f"import urllib.request as u; u.urlopen('http://{target}:8080/healthz')"
+        )
+        assert fetched.returncode == 0, fetched.stderr
+    for words in (("one", "other"), ("other", "one")):
+        status, text = node.refusal("connect", *words)
+        assert status == 5
+        assert "already connected" in text
+    assert node.refusal("connect", "one", "one")[0] == 5
+
+
+@pytest.mark.parametrize(
+    "statement", ["idle", "SELECT 1", "SELECT SLEEP(60)", "SELECT BENCHMARK(2000000000, SHA2('x', 512))"]
+)
+def test_disconnect_ends_open_sessions_at_both_ends_and_no_others(
+    node: Node, shop_db: str, apps: Callable[..., str], statement: str
+) -> None:
+    """R35, must show 2: within 2 s the client has its error and the process list is empty of it."""
+    for app in ("shop", "blog"):
+        node.cli("connect", app, "shop-db", "--env")
+    shop = apps("shop", *node.env_options("shop"))
+    blog = apps("blog", *node.env_options("blog"))
+    bystander = client(node, blog, "SELECT 1")
+    [kept] = node.sessions(shop_db)
+    victim = client(node, shop, statement)
+    assert len(node.sessions(shop_db)) == 2
+    began = time.monotonic()
+    node.cli("disconnect", "shop", "shop-db", "--yes")
+    assert victim.wait(timeout=5) == 7
+    wait_for("the server has forgotten the session", lambda: node.sessions(shop_db) == [kept], 5)
+    assert time.monotonic() - began < 2 + 1.5  # the command line itself starts and asks twice
+    assert bystander.poll() is None
+    assert not reaches(node, shop, "shop-db.internal")
+    node.cli("disconnect", "blog", "shop-db", "--yes")
+    assert bystander.wait(timeout=5) == 7
+
+
+def test_a_stopped_app_that_was_disconnected_starts_again(node: Node, shop_db: str, apps: Callable[..., str]) -> None:
+    """PITFALLS 28: a network removed under a stopped container would make its next start fail."""
+    shop = apps("shop")
+    node.cli("connect", "shop", "shop-db")
+    node.docker("stop", "-t", "1", shop)
+    node.cli("disconnect", "shop", "shop-db", "--yes")
+    node.docker("start", shop)
+    wait_for("it serves", lambda: node.get("shop.localhost").status == 200)
+
+
+def test_a_start_command_that_asks_once_gets_its_answer(node: Node, shop_db: str, apps: Callable[..., str]) -> None:
+    """R22, B2, must show 4: attached on `create`, so the first look-up succeeds; ten of ten, with no retry."""
+    node.cli("connect", "job", "shop-db", "--env")
+    options = node.env_options("job")
+    for number in range(10):
+        name = node.container(f"job-{number}")
+        command = ["python3", "/app/app.py", "query", "SELECT word FROM greetings"]
+        label = ["--label", "sidegate.app=job"]
+        assert "good morning" in node.docker(
+            "run", "--rm", "--name", name, *label, *options, "sidegate-sample-app", *command
+        )
+
+
+def test_variables_are_the_databases_own_and_survive_literally(node: Node, shop_db: str) -> None:
+    """R13, R14, B4: nobody types them; a password with quotes, a dollar and a blank arrives as it is."""
+    added = node.json("connect", "later", "shop-db", "--env", "--rename", "DB_HOST=MYSQL_HOST")
+    try:
+        stored = node.json("env", "export", "later", "--format", "json")
+        assert stored["MYSQL_HOST"] == "shop-db.internal"
+        assert stored["DB_PORT"] == "3306"
+        assert stored["DB_PASSWORD"] == PASSWORD
+        assert "DB_HOST" not in stored
+        assert "docker run" in added["start_command"]
+        assert PASSWORD not in node.cli("env", "ls", "later").stdout
+        printed = node.cli("env", "export", "later", "--format", "shell").stdout
+        shell = subprocess.run(
+            ["sh", "-c", f'{printed}\nprintf %s "$DB_PASSWORD"'], capture_output=True, text=True, check=True
+        )
+        assert shell.stdout == PASSWORD
+    finally:
+        node.cli("disconnect", "later", "shop-db", "--yes")
+
+
+def test_an_image_that_claims_another_apps_name_or_domain_gets_neither(node: Node, apps: Callable[..., str]) -> None:
+    """Must show 5: whoever builds an image could otherwise join somebody else's app."""
+    shop = apps("shop", "--label", "sidegate.domains=shop.example")
+    wait_for("shop serves", lambda: node.get("shop.example").status == 200)
+    changes = ["-c", "LABEL sidegate.app=shop", "-c", "LABEL sidegate.domains=shop.example"]
+    evil = node.container("evil")
+    node.docker("commit", *changes, shop, evil)
+    try:
+        node.docker_run("evil-1", image=evil)
+        wait_for("it is reported", lambda: any("an image cannot say" in p for p in node.problems()))
+        replicas = node.json("app", "show", "shop")["replicas"]
+        assert [r["container"] for r in replicas] == [shop]
+    finally:
+        node.docker("rm", "-f", node.container("evil-1"))
+        node.docker("rmi", evil)
+
+
+def test_a_build_container_is_never_connected(node: Node, shop_db: str, apps: Callable[..., str]) -> None:
+    """R20: internal connections are not there during a build."""
+    node.cli("connect", "shop", "shop-db")
+    builder = apps("shop", "--label", "sidegate.phase=build", name="builder")
+    apps("shop")
+    wait_for("the app is connected", lambda: node.json("connections")[0]["state"] == "up")
+    assert not reaches(node, builder, "shop-db.internal")
