@@ -106,6 +106,15 @@ class Node:
         self._process = None
         return status
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The control plane stands still (SIGSTOP); what happens meanwhile it learns afterwards."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
     def close(self) -> None:
         """Remove whatever this node made."""
         for container in reversed(self._containers):

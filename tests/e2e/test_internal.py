@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from e2e.node import PASSWORD, Node, wait_for
+from e2e.node import PASSWORD, Node, run, wait_for
 
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 3306), 2)"
 # A client that runs one statement and exits 7 when its connection breaks meanwhile.
@@ -50,24 +50,13 @@ def reaches(node: Node, container: str, host: str) -> bool:
 
 
 def node_exec(node: Node, container: str, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["docker", "exec", container, *command],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env=node.environ,
-    )
+    return run("docker", "exec", container, *command, check=False, env=node.environ)
 
 
 def client(node: Node, container: str, statement: str) -> subprocess.Popen[str]:
     """A MariaDB client in an app's container, connected when this returns."""
-    process = subprocess.Popen(
-        ["docker", "exec", container, "python3", "-c", CLIENT, statement],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=node.environ,
-    )
+    command = ["docker", "exec", container, "python3", "-c", CLIENT, statement]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=node.environ)
     assert process.stdout is not None
     assert process.stdout.readline() == "connected\n"
     return process
@@ -114,9 +103,8 @@ def test_app_to_app_works_both_ways_and_duplicates_are_refused(node: Node, apps:
     node.cli("connect", "one", "other")
     wait_for("both answer", lambda: node.get("one.localhost").status == node.get("other.localhost").status == 200)
     for source, target in ((one, "other.internal"), (other, "one.internal")):
-        fetched = node_exec(
-            node, source, "python3", "-c", f"import urllib.request as u; u.urlopen('http://{target}:8080/healthz')"
-        )
+        fetch = f"import urllib.request as u; u.urlopen('http://{target}:8080/healthz')"
+        fetched = node_exec(node, source, "python3", "-c", fetch)
         assert fetched.returncode == 0, fetched.stderr
     for words in (("one", "other"), ("other", "one")):
         status, text = node.refusal("connect", *words)
@@ -125,9 +113,10 @@ def test_app_to_app_works_both_ways_and_duplicates_are_refused(node: Node, apps:
     assert node.refusal("connect", "one", "one")[0] == 5
 
 
-@pytest.mark.parametrize(
-    "statement", ["idle", "SELECT 1", "SELECT SLEEP(60)", "SELECT BENCHMARK(2000000000, SHA2('x', 512))"]
-)
+BUSY = "SELECT BENCHMARK(2000000000, SHA2('x', 512))"
+
+
+@pytest.mark.parametrize("statement", ["idle", "SELECT 1", "SELECT SLEEP(60)", BUSY])
 def test_disconnect_ends_open_sessions_at_both_ends_and_no_others(
     node: Node, shop_db: str, apps: Callable[..., str], statement: str
 ) -> None:
@@ -165,13 +154,11 @@ def test_a_start_command_that_asks_once_gets_its_answer(node: Node, shop_db: str
     """R22, B2, must show 4: attached on `create`, so the first look-up succeeds; ten of ten, with no retry."""
     node.cli("connect", "job", "shop-db", "--env")
     options = node.env_options("job")
+    query = ["sidegate-sample-app", "python3", "/app/app.py", "query", "SELECT word FROM greetings"]
     for number in range(10):
-        name = node.container(f"job-{number}")
-        command = ["python3", "/app/app.py", "query", "SELECT word FROM greetings"]
-        label = ["--label", "sidegate.app=job"]
-        assert "good morning" in node.docker(
-            "run", "--rm", "--name", name, *label, *options, "sidegate-sample-app", *command
-        )
+        name = ["--name", node.container(f"job-{number}"), "--label", "sidegate.app=job"]
+        assert "good morning" in node.docker("run", "--rm", *name, *options, *query)
+    node.cli("disconnect", "job", "shop-db", "--yes")
 
 
 def test_variables_are_the_databases_own_and_survive_literally(node: Node, shop_db: str) -> None:
