@@ -1,0 +1,331 @@
+"""The `Engine` of the reconciler on a real Docker engine.
+
+Owns what one look costs (which containers are asked for again, and how long a look waits), the threads, the deadlines,
+and which of the engine's refusals mean that what was wanted is so. Decides nothing about networks or containers.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import TypeVar
+
+from sidegate.adapters.docker.client import EngineAnswerError, EngineClient, UnconfirmedError
+from sidegate.adapters.docker.documents import ContainerRow, container_of, network_of
+from sidegate.adapters.docker.events import EventStream
+from sidegate.adapters.docker.express import Express, Joins
+from sidegate.core.model import Container, EngineState
+from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, SubnetTakenError
+
+T = TypeVar("T")
+
+FILE_LIMIT = 64 * 1024
+INSPECT_PATIENCE = 0.05
+"""Seconds that a look waits for inspections. An engine holds a container's lock while it starts it (measured: 400 ms),
+and inspecting waits for that lock: one slow start must not delay the attaching of every other new container."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A container as last inspected, and what its list row said then."""
+
+    fingerprint: tuple[object, ...]
+    container: Container
+
+
+class DockerEngine:
+    """See `sidegate.reconciler.world.Engine` for what each call promises.
+
+    Constructing it connects to nothing. `host` is a Docker URL; empty: DOCKER_HOST, else the default socket.
+    `deadline` bounds each call in seconds, the SDK's own waits end earlier; `threads` bounds calls side by side (as
+    many again inspect containers).
+    """
+
+    def __init__(self, host: str = "", *, deadline: float = 10.0, threads: int = 8) -> None:
+        self._client = EngineClient(host, timeout=max(1, int(deadline * 0.8)), pool_size=2 * threads)
+        self._deadline = deadline
+        self._slots = asyncio.Semaphore(threads)
+        self._calls = ThreadPoolExecutor(threads, "docker-call")
+        self._inspections = ThreadPoolExecutor(threads, "docker-inspect")
+        self._stream: EventStream | None = None
+        self._express: Express | None = None
+        self._wake: Callable[[], None] = lambda: None
+        self._known: dict[str, Inspected] = {}
+        self._outdated: set[str] = set()
+        self._inspecting: dict[str, asyncio.Future[Container]] = {}
+        self._image_labels: dict[str, Mapping[str, str]] = {}
+        self._looked = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<DockerEngine {self._client.host} known={len(self._known)} outdated={len(self._outdated)}>"
+
+    # --- looking --------------------
+
+    async def observe(self, *, full: bool = False) -> EngineState:
+        """Two lists, and an inspection of each container that its row or an event shows as changed.
+
+        A container whose inspection takes longer than INSPECT_PATIENCE is given as it was known before, and left out
+        where it was not; `wake` is called when the answer is there. Only the very first look waits for all.
+        """
+        if full:
+            self._outdated.update(self._known)
+        rows, networks = await asyncio.gather(
+            self._ask("list containers", self._client.containers), self._ask("list networks", self._client.networks)
+        )
+        await self._inspect([row for row in rows if self._stale(row)])
+        present = {row.id for row in rows}
+        for gone in self._known.keys() - present:
+            del self._known[gone]
+        self._outdated &= present
+        if self._express is not None:
+            self._express.prepare({known.container.image for known in self._known.values()})
+        if full:
+            used = {row.image_id for row in rows}
+            self._image_labels = {image: labels for image, labels in self._image_labels.items() if image in used}
+        self._looked = True
+        return EngineState(
+            containers=tuple(sorted((i.container for i in self._known.values()), key=lambda c: c.name)),
+            networks=tuple(sorted((network_of(n) for n in networks), key=lambda n: n.name)),
+        )
+
+    def _stale(self, row: ContainerRow) -> bool:
+        known = self._known.get(row.id)
+        return known is None or row.id in self._outdated or known.fingerprint != row.fingerprint()
+
+    async def _inspect(self, rows: Iterable[ContainerRow]) -> None:
+        asked, shared = [], set()
+        for row in rows:
+            if row.id in self._inspecting:
+                shared.add(self._inspecting[row.id])  # asked before this row was read: may need another look
+            else:
+                self._begin_inspection(row)
+            asked.append(self._inspecting[row.id])
+        if not asked:
+            return
+        done, late = await asyncio.wait(asked, timeout=INSPECT_PATIENCE if self._looked else self._deadline)
+        for future in done:
+            error = future.exception()
+            if error is not None and not _is_missing(error):
+                raise error
+        if late and not self._looked:
+            raise EngineUnavailableError(
+                f"the Docker engine at {self._client.host} did not describe {len(late)} containers "
+                f"within {self._deadline:g} s"
+            )
+        for future in late | shared:
+            future.add_done_callback(lambda _: self._wake())
+
+    def _begin_inspection(self, row: ContainerRow) -> None:
+        self._outdated.discard(row.id)  # an event from now on makes the answer outdated again
+        future = asyncio.get_running_loop().run_in_executor(self._inspections, self._describe, row.id)
+        self._inspecting[row.id] = future
+        fingerprint = row.fingerprint()
+
+        def inspected(answer: asyncio.Future[Container]) -> None:
+            del self._inspecting[row.id]
+            if answer.cancelled():
+                return
+            if error := answer.exception():
+                self._outdated.add(row.id)
+                if _is_missing(error):
+                    self._known.pop(row.id, None)
+            else:
+                self._known[row.id] = Inspected(fingerprint, answer.result())
+
+        future.add_done_callback(inspected)
+
+    def _describe(self, container_id: str) -> Container:
+        """Blocking: one container, with the labels of its image (asked for once per image)."""
+        document = self._client.container(container_id)
+        labels = self._image_labels.get(document.image)
+        if labels is None:
+            try:
+                labels = self._client.image(document.image).labels
+            except EngineAnswerError as error:
+                if error.http_status != 404:
+                    raise
+                labels = {}
+            self._image_labels[document.image] = labels
+        return container_of(document, labels)
+
+    async def version(self) -> str:
+        return await self._ask("say its version", self._client.version)
+
+    async def read_file(self, container_id: str, path: str) -> bytes:
+        """Links are followed. Raises NotFoundError where there is no such file or container, EngineError where it is
+        no regular file or longer than 64 KiB."""
+        where = f"{path} in container {container_id[:12]}"
+        try:
+            found = await self._ask(f"read {where}", lambda: self._client.archive(container_id, path, FILE_LIMIT))
+            if target := found.stat.link_target:
+                found = await self._ask(f"read {where}", lambda: self._client.archive(container_id, target, FILE_LIMIT))
+        except EngineAnswerError as error:
+            if error.http_status == 404:
+                raise NotFoundError(f"there is no {where}: {error.said}") from error
+            raise
+        if not found.stat.regular:
+            raise EngineError(f"cannot read {where}: it is not a regular file")
+        if found.stat.size > FILE_LIMIT:
+            raise EngineError(f"cannot read {where}: {found.stat.size} bytes are more than {FILE_LIMIT}")
+        return found.content
+
+    # --- changing --------------------
+
+    async def create_network(
+        self, name: str, *, subnet: IPv4Network, device: str, labels: Mapping[str, str], mtu: int
+    ) -> None:
+        """`device` is the bridge's name on the host, `mtu` 0 for the engine's default."""
+        options = {"com.docker.network.bridge.name": device}
+        if mtu > 0:
+            options["com.docker.network.driver.mtu"] = str(mtu)
+        try:
+            await self._change(
+                f"create network {name}",
+                lambda: self._client.create_network(name, subnet=subnet, options=options, labels=labels),
+            )
+        except EngineAnswerError as error:
+            if f"network with name {name} already exists" in error.said:
+                return
+            if "overlap" in error.said.lower():
+                raise SubnetTakenError(f"subnet {subnet} for network {name} is taken: {error.said}") from error
+            if "same bridge name" in error.said or "doesn't match" in error.said:
+                raise EngineError(
+                    f"cannot create network {name}: a bridge device {device} is there already ({error.said}); "
+                    f"if no network uses it, remove it: `ip link delete {device}`"
+                ) from error
+            raise
+
+    async def remove_network(self, name: str) -> None:
+        """Stopped containers that are configured on it are taken off too: their next start would fail."""
+        try:
+            network = await self._ask(f"inspect network {name}", lambda: self._client.network(name))
+        except EngineAnswerError as error:
+            if error.http_status == 404:
+                return
+            raise
+        if network.name != name:  # the engine also takes ids, and the beginnings of ids
+            return
+        rows = await self._ask(f"list the containers on {name}", lambda: self._client.containers_on(name))
+        ghosts = {key: attached.name for key, attached in (network.containers or {}).items() if key.startswith("ep-")}
+        attached = {row.id for row in rows} | ((network.containers or {}).keys() - ghosts.keys()) | set(ghosts.values())
+        await asyncio.gather(*(self.disconnect(container, name) for container in sorted(attached)))
+        with _missing_is_fine():
+            await self._change(f"remove network {name}", lambda: self._client.remove_network(name))
+
+    async def connect(self, container_id: str, network: str, aliases: frozenset[str]) -> None:
+        """A container that does not run takes any network, and cannot start if there is none: look afterwards (not
+        before, since a container being created is about to start)."""
+        doing = f"connect container {container_id[:12]} to network {network}"
+        try:
+            await self._change(doing, lambda: self._client.connect(container_id, network, aliases))
+        except EngineAnswerError as error:
+            if not _says(error, "already exists in network", "already attached to network", "no such container"):
+                raise
+        finally:
+            self._outdated.add(container_id)
+        try:
+            await self._ask(doing, lambda: self._client.network(network))
+        except EngineAnswerError as error:
+            if _is_missing(error):
+                await self.disconnect(container_id, network)
+            raise
+
+    async def disconnect(self, container_id: str, network: str) -> None:
+        """Also takes the name of a ghost endpoint."""
+        try:
+            with _missing_is_fine():
+                await self._change(
+                    f"disconnect container {container_id[:12]} from network {network}",
+                    lambda: self._client.disconnect(container_id, network),
+                )
+        except EngineAnswerError as error:
+            if not _says(error, "is not connected to"):
+                raise
+        finally:
+            self._outdated.add(container_id)
+
+    # --- events and the end --------------------
+
+    def watch(self, wake: Callable[[], None], joins: Joins | None = None) -> None:
+        """`joins` says where a new container belongs, for attaching it on its create event already (see `express`)."""
+        loop = asyncio.get_running_loop()
+
+        def attached(container_id: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._changed, container_id)
+
+        self._wake = wake
+        self._express = Express(self._client, joins, self._inspections, attached) if joins else None
+        self._stream = EventStream(self._client, self._changed, self._resumed, self._express)
+        self._stream.start()
+
+    def interrupt(self, *, lost: bool) -> None:
+        """Hear no events while `lost`: for showing that a resync alone puts everything right."""
+        if self._stream is not None:
+            self._stream.interrupt(lost=lost)
+
+    def _changed(self, container_id: str) -> None:
+        self._outdated.add(container_id)
+        self._wake()
+
+    def _resumed(self) -> None:
+        self._outdated.update(self._known)  # whatever was said meanwhile was said to nobody
+        self._wake()
+
+    async def close(self) -> None:
+        self._closed, self._wake = True, lambda: None
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            stream.end()
+            await asyncio.get_running_loop().run_in_executor(self._calls, stream.join)
+        self._calls.shutdown(wait=False, cancel_futures=True)
+        self._inspections.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    # --- threads and deadlines --------------------
+
+    async def _ask(self, doing: str, call: Callable[[], T]) -> T:
+        """Run a blocking read; no answer in time means that the engine is not there."""
+        try:
+            return await self._in_thread(call)
+        except TimeoutError:
+            raise EngineUnavailableError(
+                f"the Docker engine at {self._client.host} was asked to {doing} and did not within {self._deadline:g} s"
+            ) from None
+
+    async def _change(self, doing: str, call: Callable[[], None]) -> None:
+        """Run a blocking change; no answer in time says nothing about whether it was made."""
+        try:
+            await self._in_thread(call)
+        except TimeoutError:
+            raise UnconfirmedError(
+                f"the Docker engine did not confirm within {self._deadline:g} s that it could {doing}; "
+                "whether it did is seen at the next look"
+            ) from None
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        if self._closed:
+            raise EngineUnavailableError("the connection to the Docker engine is closed")
+        async with self._slots, asyncio.timeout(self._deadline):
+            return await asyncio.get_running_loop().run_in_executor(self._calls, call)
+
+
+def _is_missing(error: BaseException) -> bool:
+    return isinstance(error, EngineAnswerError) and error.http_status == 404
+
+
+def _says(error: EngineAnswerError, *parts: str) -> bool:
+    said = error.said.lower()
+    return any(part in said for part in parts)
+
+
+@contextlib.contextmanager
+def _missing_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except EngineAnswerError as error:
+        if error.http_status != 404:
+            raise

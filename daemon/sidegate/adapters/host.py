@@ -1,0 +1,283 @@
+"""The machine beneath the engine: its routes, one firewall rule of ours, sockets and flows of containers.
+
+Owns the host commands (iptables, nsenter, ss, conntrack) and what their output means. Touches no rule without our
+comment on it, and decides nothing: which sockets go and when the rule is needed is the reconciler's.
+"""
+
+import asyncio
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from sidegate.core.model import HostState
+from sidegate.errors import HostToolError
+
+CHAIN = "DOCKER-USER"
+OUR_DEVICES = "sg-"
+COMMENT_PREFIX = "sidegate:"
+SOCKET_ATTEMPTS = 3
+ROUTE_UP = 0x1
+
+PACKAGES = {"iptables": "iptables", "nsenter": "util-linux", "ss": "iproute2", "conntrack": "conntrack"}
+"""Debian's package for each command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One IPv4 route of /proc/net/route."""
+
+    device: str
+    destination: IPv4Network
+    metric: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a host command ended with."""
+
+    status: int
+    output: str
+    complaint: str
+
+
+class LinuxHost:
+    """See `sidegate.reconciler.world.Host` for what each call promises.
+
+    `instance` stands in our rule's comment, so that two daemons on one host keep a rule each. `proc` and `sysfs` are
+    where those file systems are mounted; `deadline` bounds each host command, in seconds.
+    """
+
+    def __init__(
+        self, instance: str, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys"), deadline: float = 5.0
+    ) -> None:
+        self._rule = (
+            *("-i", f"{OUR_DEVICES}+", "-o", f"{OUR_DEVICES}+", "-m", "physdev", "--physdev-is-bridged"),
+            *("-m", "conntrack", "--ctstate", "ESTABLISHED"),
+            *("-m", "comment", "--comment", f"{COMMENT_PREFIX}{instance}", "-j", "ACCEPT"),
+        )
+        self._proc, self._sysfs = proc, sysfs
+        self._deadline = deadline
+        self._slots = asyncio.Semaphore(4)
+        self._births: dict[int, str] = {}
+
+    # --- looking --------------------
+
+    async def observe(self) -> HostState:
+        """Reads /proc and /sys, and asks iptables once (about 3 ms); a fault of the fast path is said, never raised."""
+        routes = tuple(parse_routes((self._proc / "net/route").read_text()))
+        uplink = min((r for r in routes if not r.destination.prefixlen), key=lambda r: r.metric, default=None)
+        fast_path, fault = await self._fast_path()
+        return HostState(
+            routes=tuple(
+                str(r.destination) for r in routes if r.destination.prefixlen and not r.device.startswith(OUR_DEVICES)
+            ),
+            mtu=int(self._read(self._sysfs / f"class/net/{uplink.device}/mtu") or 0) if uplink else 0,
+            fast_path=fast_path,
+            fast_path_fault=fault,
+        )
+
+    async def _fast_path(self) -> tuple[bool | None, str]:
+        if self._read(self._proc / "sys/net/bridge/bridge-nf-call-iptables").strip() != "1":
+            return None, ""  # bridged packets never meet iptables here
+        try:
+            rules = await self._rules()
+        except HostToolError as error:
+            return None, str(error)
+        return rule_leads(rules, self._rule), ""
+
+    async def _rules(self) -> list[tuple[str, ...]]:
+        return parse_rules(await self._iptables("-S", CHAIN))
+
+    # --- the fast path --------------------
+
+    async def install_fast_path(self) -> None:
+        await self.remove_fast_path()
+        await self._iptables("-I", CHAIN, "1", *self._rule)
+
+    async def remove_fast_path(self) -> None:
+        try:
+            rules = await self._rules()
+        except MissingChainError:
+            return
+        for _ in range(rules.count(self._rule)):
+            await self._iptables("-D", CHAIN, *self._rule)
+
+    async def _iptables(self, *arguments: str) -> str:
+        result = await self._run("iptables", "-w", "5", *arguments)
+        if result.status == 0:
+            return result.output
+        if "Permission denied" in result.complaint:
+            raise HostToolError(
+                "iptables may only be used by root: run the daemon as root to have the bridge fast path"
+            )
+        if "No chain" in result.complaint or "incompatible, use 'nft'" in result.complaint:
+            raise MissingChainError(
+                f"there is no chain {CHAIN}: Docker makes it at its start unless its own iptables setting is off "
+                "or its firewall is nftables; `systemctl restart docker` brings it back after a flush"
+            )
+        raise HostToolError(f"iptables {shlex.join(arguments)} failed: {_last_line(result.complaint)}")
+
+    # --- cutting --------------------
+
+    async def destroy_sockets(self, pid: int, peers: IPv4Network) -> None:
+        """IPv4 peers of dual-stack sockets (::ffff:a.b.c.d) included: the kernel folds them when it compares.
+
+        The namespace is held open by a descriptor from before the process is checked, so a reused pid harms nobody.
+        """
+        match self.alive(pid):
+            case None:
+                raise HostToolError(
+                    f"process {pid} cannot be seen from here: run the daemon in the host's pid namespace"
+                )
+            case False:
+                return
+        try:
+            namespace = os.open(self._proc / f"{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise HostToolError(
+                f"cannot enter the network namespace of process {pid} ({error.strerror}): "
+                "the daemon needs root, with CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+            ) from error
+        try:
+            if self.alive(pid):
+                await self._destroy_in(namespace, peers)
+        finally:
+            os.close(namespace)
+
+    async def _destroy_in(self, namespace: int, peers: IPv4Network) -> None:
+        """`ss -K` passes over what it cannot destroy without a word: look again before believing it."""
+        enter = ("nsenter", f"--net=/proc/self/fd/{namespace}", "ss", "-H", "-n", "-t")
+        left = ""
+        for _ in range(SOCKET_ATTEMPTS):
+            killed = await self._run(*enter, "-K", "state", "connected", "dst", str(peers), keep=namespace)
+            self._check(killed, "ss -K")
+            # a closed client may have left its peer in TIME-WAIT: no session any more
+            looked = await self._run(
+                *enter, "state", "connected", "exclude", "time-wait", "dst", str(peers), keep=namespace
+            )
+            self._check(looked, "ss")
+            left = looked.output.strip()
+            if not left:
+                return
+        raise HostToolError(
+            f"{len(left.splitlines())} connections with {peers} outlive `ss -K`: "
+            "the kernel needs CONFIG_INET_DIAG_DESTROY (every Debian kernel has it)"
+        )
+
+    async def forget_flows(self, peers: IPv4Network) -> None:
+        for side in ("-s", "-d"):
+            result = await self._run("conntrack", "-D", side, str(peers))
+            if result.status != 0 and "0 flow entries" not in result.complaint:
+                self._check(result, f"conntrack -D {side} {peers}")
+
+    # --- processes --------------------
+
+    def alive(self, pid: int) -> bool | None:
+        """A process is known by its start time, remembered when it is first asked for: a reused pid is not alive.
+        Pid 0 is how the engine says that nothing runs."""
+        if pid <= 0:
+            return False
+        born = self._birth(pid)
+        first = self._births.setdefault(pid, born) if born else self._births.get(pid)
+        return None if first is None else born == first
+
+    def remember(self, pids: Iterable[int]) -> None:
+        """Which processes matter now: others are forgotten, so that a pid given out anew counts as a new process."""
+        wanted = {pid: self._births.get(pid) or self._birth(pid) for pid in pids}
+        self._births = {pid: born for pid, born in wanted.items() if born}
+
+    def _birth(self, pid: int) -> str:
+        """The start time of a process that runs (proc(5): field 22, in clock ticks); empty: it does not."""
+        fields = self._read(self._proc / f"{pid}/stat").rpartition(")")[2].split()
+        return fields[19] if fields and fields[0] not in ("Z", "X") else ""
+
+    # --- commands --------------------
+
+    def _read(self, path: Path) -> str:
+        try:
+            return path.read_text()
+        except OSError:
+            return ""
+
+    def _check(self, result: Result, doing: str) -> None:
+        if result.status != 0:
+            raise HostToolError(f"{doing} failed: {_last_line(result.complaint)}")
+
+    async def _run(self, *command: str, keep: int | None = None) -> Result:
+        """Run a host command to its end; `keep` is a descriptor that it inherits."""
+        async with self._slots:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                    pass_fds=() if keep is None else (keep,),
+                    env={**os.environ, "LC_ALL": "C"},
+                )
+            except FileNotFoundError:
+                raise _missing(command[0]) from None
+            except OSError as error:
+                raise HostToolError(f"cannot run {command[0]}: {error.strerror}") from error
+            try:
+                async with asyncio.timeout(self._deadline):
+                    output, complaint = await process.communicate()
+            except TimeoutError:
+                raise HostToolError(f"`{shlex.join(command)}` did not end within {self._deadline:g} s") from None
+            finally:
+                if process.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+                    await process.wait()
+        result = Result(process.returncode or 0, output.decode(errors="replace"), complaint.decode(errors="replace"))
+        if result.status == 127:  # nsenter's word for a command that is not there
+            raise _missing("ss")
+        return result
+
+
+class MissingChainError(HostToolError):
+    """The chain that Docker keeps for the operator's rules does not exist."""
+
+
+def parse_routes(table: str) -> list[Route]:
+    """/proc/net/route: addresses are hexadecimal numbers in the host's byte order."""
+    routes = []
+    for line in table.splitlines()[1:]:
+        device, destination, _gateway, flags, _refs, _use, metric, mask = line.split()[:8]
+        if int(flags, 16) & ROUTE_UP:
+            address = int(destination, 16).to_bytes(4, sys.byteorder)
+            network = IPv4Network((address, int(mask, 16).bit_count()), strict=False)
+            routes.append(Route(device, network, int(metric)))
+    return routes
+
+
+def parse_rules(listing: str) -> list[tuple[str, ...]]:
+    """`iptables -S CHAIN` as words, one tuple per rule in order: spacing and quotes differ between its versions."""
+    lines = (shlex.split(line) for line in listing.splitlines())
+    return [tuple(words[2:]) for words in lines if words[:1] == ["-A"]]
+
+
+def rule_leads(rules: Iterable[tuple[str, ...]], ours: tuple[str, ...]) -> bool:
+    """Whether `ours` stands before every rule that is not one of some Sidegate instance."""
+    for rule in rules:
+        if rule == ours:
+            return True
+        if not any(word.startswith(COMMENT_PREFIX) for word in rule):
+            return False
+    return False
+
+
+def _missing(command: str) -> HostToolError:
+    return HostToolError(f"{command} is not installed: `apt-get install {PACKAGES.get(command, command)}`")
+
+
+def _last_line(complaint: str) -> str:
+    lines = complaint.strip().splitlines()
+    return lines[-1] if lines else "it gave no reason"

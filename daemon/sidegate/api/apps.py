@@ -1,0 +1,120 @@
+"""The verbs of apps: ls, show, and their variables: env ls, env export."""
+
+from dataclasses import dataclass
+
+from sidegate.api import schemas
+from sidegate.api.names import require_app
+from sidegate.api.world import World
+from sidegate.core.env import check_scope, export, select
+from sidegate.core.labels import DEFAULT_APP_PORT, App
+from sidegate.core.model import Container
+from sidegate.core.routes import AppRoute
+
+
+@dataclass(frozen=True, slots=True)
+class AppVerbs:
+    """Looks only; nothing here changes anything."""
+
+    world: World
+
+    async def ls(self) -> list[schemas.AppSummary]:
+        """Every app, those without containers included."""
+        await self.world.seen()
+        return [self._summary(name) for name in sorted(self.world.apps)]
+
+    async def show(self, name: str) -> schemas.AppView:
+        """One app with its replicas. Raises NotFoundError."""
+        await require_app(self.world, name)
+        world, app, route = self.world, self._app(name), self._route(name)
+        addresses = {upstream.replica: upstream.address for upstream in route.upstreams}
+        return schemas.AppView(
+            name=name,
+            replicas=[
+                schemas.ReplicaView(
+                    container=replica.container.name,
+                    state=replica.container.state,
+                    health=replica.container.health or None,
+                    address=addresses.get(replica.container.name),
+                    port=replica.port,
+                )
+                for replica in app.replicas
+            ],
+            domains=self._domains(name),
+            urls=self._urls(name),
+            connections=world.partners(name),
+            unavailable=route.unavailable or None,
+            env=sorted({variable.key for variable in world.intent.env.get(name, ())}),
+            problems=world.problems(name),
+        )
+
+    def _summary(self, name: str) -> schemas.AppSummary:
+        route = self._route(name)
+        return schemas.AppSummary(
+            name=name,
+            replicas=len(self._app(name).replicas),
+            serving=len(route.upstreams),
+            urls=self._urls(name),
+            connections=self.world.partners(name),
+            unavailable=route.unavailable or None,
+        )
+
+    def _app(self, name: str) -> App:
+        return self.world.discovery.apps.get(name) or App(name)
+
+    def _route(self, name: str) -> AppRoute:
+        return self.world.loop.last.desired.routes.apps.get(name) or AppRoute(unavailable="has no containers")
+
+    def _domains(self, name: str) -> list[str]:
+        return sorted(domain for domain, app in self.world.loop.last.desired.claims.items() if app == name)
+
+    def _urls(self, name: str) -> list[str]:
+        port = "" if self.world.http_port == 80 else f":{self.world.http_port}"
+        hosts = [f"{name}.{self.world.loop.rules.base_domain}"]
+        hosts += [domain for domain in self._domains(name) if not domain.startswith("*")]
+        return [f"http://{host}{port}{slash}{path}" for host, slash, path in (h.partition("/") for h in hosts)]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvVerbs:
+    """An app's variables as the store has them."""
+
+    world: World
+
+    async def ls(self, app: str, *, scope: str | None = None, reveal: bool = False) -> list[schemas.VariableView]:
+        """The variables by key; secret values only with `reveal`. Raises NotFoundError, InvalidInputError."""
+        await require_app(self.world, app)
+        variables = self.world.intent.env.get(app, ())
+        if scope is not None:
+            variables = select(variables, scope)
+        return [
+            schemas.VariableView(
+                key=v.key,
+                value=v.value if reveal or not v.secret else None,
+                scope=v.scope,
+                source=v.source,
+                secret=v.secret,
+            )
+            for v in sorted(variables, key=lambda v: (v.key, v.scope))
+        ]
+
+    async def export(self, app: str, form: str, scope: str | None = None) -> str:
+        """The environment of a build or (by default) of a running container, `PORT` included, as text.
+
+        Raises NotFoundError, InvalidInputError, and RefusedError for a value that the format cannot carry.
+        """
+        check_scope(scope or "runtime", ("build", "runtime"))
+        await require_app(self.world, app)
+        values = {v.key: v.value for v in select(self.world.intent.env.get(app, ()), scope or "runtime")}
+        replicas = self.world.discovery.apps.get(app, App(app)).replicas
+        values.setdefault("PORT", str(replicas[0].port if replicas else DEFAULT_APP_PORT))
+        return export(values, form)
+
+
+def start_command(app: str) -> str:
+    """How to start a container of an app with the variables that Sidegate holds for it (bash, zsh)."""
+    variables = f"--env-file <(sidegate env export {app} --format docker)"
+    return f"docker run -d --label sidegate.app={app} {variables} IMAGE"
+
+
+def running(containers: tuple[Container, ...]) -> list[str]:
+    return sorted(container.name for container in containers if container.running)

@@ -1,0 +1,167 @@
+"""A small client of the control socket, synchronous and quick to start: what the command line is made of.
+
+Never imports the server's side. Problem documents come out as the errors that the daemon raised.
+"""
+
+import grp
+import http.client
+import socket
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+
+from sidegate.api.schemas import ProblemDocument
+from sidegate.errors import DaemonUnreachableError, SidegateError
+
+T = TypeVar("T")
+SECONDS = 60.0
+DEFAULT_PATH = Path("/run/sidegate/control.sock")
+SOCKET_NAME = "control.sock"
+PROBLEM_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[T]):
+    """A call's answer: as it came, and as a value of the type that was asked for."""
+
+    body: bytes
+    value: T
+
+
+def find_socket(given: str | None, environ: Mapping[str, str]) -> Path:
+    """The daemon's socket: `given`, else in SIDEGATE_RUNTIME_DIR, else the first of the usual places that has one."""
+    if given:
+        return Path(given)
+    if runtime_dir := environ.get("SIDEGATE_RUNTIME_DIR"):
+        return Path(runtime_dir) / SOCKET_NAME
+    places = [DEFAULT_PATH]
+    if user_dir := environ.get("XDG_RUNTIME_DIR"):
+        places.append(Path(user_dir) / "sidegate" / SOCKET_NAME)
+    return next((place for place in places if _there(place)), DEFAULT_PATH)
+
+
+def _there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError as error:
+        return isinstance(error, PermissionError)  # then it is the one to say so about
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Calls, one connection each. `seconds` is the longest that an answer may take."""
+
+    path: Path
+    seconds: float = SECONDS
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        result: type[T],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: msgspec.Struct | None = None,
+    ) -> Reply[T]:
+        """One call (`result` bytes: the answer as it came). Raises DaemonUnreachableError, and what the daemon did."""
+        payload = self._exchange(method, path, query or {}, body)
+        if result is bytes:
+            return Reply(payload, payload)  # type: ignore[arg-type]
+        try:
+            return Reply(payload, msgspec.json.decode(payload, type=result))
+        except msgspec.MsgspecError as error:
+            raise SidegateError(f"the daemon's answer is not understood ({error}): is it of another version?") from None
+
+    def _exchange(self, method: str, path: str, query: Mapping[str, str], body: msgspec.Struct | None) -> bytes:
+        connection = _UnixConnection(self.path, self.seconds)
+        target = path + ("?" + urllib.parse.urlencode(query) if query else "")
+        try:
+            connection.connect()
+        except OSError as error:
+            raise self._unreachable(error) from None
+        try:
+            content = None if body is None else _without_nulls(body)
+            connection.request(method, target, content, {"Content-Type": "application/json"} if content else {})
+            response = connection.getresponse()
+            payload = response.read()
+        except TimeoutError:
+            raise DaemonUnreachableError(
+                f"the daemon on {self.path} did not answer within {self.seconds:g} s: it may still do what was asked; "
+                "see `sidegate status`"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise DaemonUnreachableError(f"the daemon on {self.path} ended before it answered ({error})") from None
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise _raised(response.status, response.headers.get_content_type(), payload)
+        return payload
+
+    def _unreachable(self, error: OSError) -> DaemonUnreachableError:
+        if isinstance(error, PermissionError):
+            return DaemonUnreachableError(
+                f"you may not use {self.path}: it is for root and the group {_group(self.path)}; "
+                "use sudo, or join the group and log in again"
+            )
+        return DaemonUnreachableError(
+            f"no Sidegate daemon answers on {self.path}: "
+            "start one with `sidegate run`, or name its socket with --socket"
+        )
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP/1.1 over AF_UNIX."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__("sidegate", timeout=seconds)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(self.timeout)
+            sock.connect(self._path)
+        except BaseException:
+            sock.close()
+            raise
+        self.sock = sock
+
+
+def quote(*parts: str) -> str:
+    """Parts of a path, each percent-encoded, joined with slashes."""
+    return "/".join(urllib.parse.quote(part, safe="") for part in parts)
+
+
+def _without_nulls(body: msgspec.Struct) -> bytes:
+    given = {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not None}
+    return msgspec.json.encode(given)
+
+
+def _raised(status: int, content_type: str, payload: bytes) -> SidegateError:
+    """The error that a problem document stands for: same class, same exit status, same sentence."""
+    if content_type != PROBLEM_TYPE:
+        return SidegateError(f"the daemon answered {status}: {payload[:200].decode(errors='replace')}")
+    problem = msgspec.json.decode(payload, type=ProblemDocument)
+    kind = _kinds(SidegateError).get(problem.code, SidegateError)
+    error = kind.__new__(kind)  # past __init__, which in some classes words the message itself
+    Exception.__init__(error, problem.detail)
+    return error
+
+
+def _kinds(base: type[SidegateError]) -> dict[str, type[SidegateError]]:
+    found = {base.code: base}
+    for kind in base.__subclasses__():
+        found |= _kinds(kind)
+    return found
+
+
+def _group(path: Path) -> str:
+    try:
+        return grp.getgrgid(path.stat().st_gid).gr_name
+    except (OSError, KeyError):
+        return "sidegate"

@@ -1,0 +1,24 @@
+"""Every verb, implemented once. The control API, the command line behind it and later the page are doors to this."""
+
+from sidegate.api.apps import AppVerbs, EnvVerbs
+from sidegate.api.connections import ConnectionVerbs
+from sidegate.api.databases import DatabaseVerbs
+from sidegate.api.external import ExternalVerbs
+from sidegate.api.node import NodeVerbs
+from sidegate.api.world import World
+
+
+class Commands:
+    """The verbs by noun: coroutines that give values of `sidegate.api.schemas` and raise only `sidegate.errors`.
+
+    The present reading of the world's clock is when the daemon started.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.node = NodeVerbs(world, world.clock())
+        self.apps = AppVerbs(world)
+        self.env = EnvVerbs(world)
+        self.externals = ExternalVerbs(world)
+        self.databases = DatabaseVerbs(world, self.externals)
+        self.connections = ConnectionVerbs(world)

@@ -1,0 +1,289 @@
+"""The verbs of internal connections: connect, disconnect, connections."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from sidegate.api import schemas
+from sidegate.api.apps import running, start_command
+from sidegate.api.logins import known_login, unknown_parts
+from sidegate.api.names import listed, look_again, near, not_found
+from sidegate.api.world import Pass, World
+from sidegate.core.desired import join_fault, pair_network
+from sidegate.core.env import app_variables, check_scope, clashes, database_variables, rename
+from sidegate.core.model import Container, DatabaseDetails, Pair, Variable, check_name
+from sidegate.core.plan import NetworkAction
+from sidegate.core.subnets import free_subnets
+from sidegate.errors import (
+    DuplicateConnectionError,
+    EngineError,
+    EngineUnavailableError,
+    InvalidInputError,
+    KeyClashError,
+    NotFoundError,
+    PoolExhaustedError,
+    RefusedError,
+    SidegateError,
+)
+
+SOURCE = "connection:"  # and the target's name: where a variable of a connection came from
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionVerbs:
+    """One network per pair; everything is checked before anything is written, and undone when a pass fails."""
+
+    world: World
+
+    async def connect(self, request: schemas.ConnectRequest) -> schemas.Connected:
+        """Join an app and a database, or two apps; returns once the running containers of both are attached.
+
+        The app may be either word, and may have no container yet if the other is a database. With `env` the target's
+        variables are added to the app, in the same transaction. Raises InvalidInputError, NotFoundError, RefusedError
+        and its kinds, EngineUnavailableError, or why a pass failed; then nothing has changed.
+        """
+        check_name(request.app)
+        check_name(request.target)
+        check_scope(request.scope)
+        if request.renames and not request.env:
+            raise InvalidInputError("renames are for the connection's variables: ask for those too (--env)")
+        if request.app == request.target:
+            raise RefusedError(f"{request.app} cannot be connected to itself")
+        await self.world.seen()
+        if not self.world.loop.last.engine_up:
+            raise EngineUnavailableError(f"the Docker engine does not answer: {self.world.loop.last.engine_fault}")
+        await look_again(self.world, request.app, request.target)
+        app, target = self._sort(request.app, request.target)
+        pair = Pair.of(app, target)
+        self._check_room(pair)
+        variables = await self._variables(app, target, request) if request.env else ()
+        async with self.world.writing:
+            self._check_new(pair, app, variables)
+            await self.world.store.add_connection(pair, app, variables)
+        await self._settle_up(pair)
+        if target in self.world.databases and target not in self.world.intent.databases:
+            async with self.world.writing:  # so that it is still listed, as absent, when its container is gone
+                if target not in self.world.intent.databases:
+                    await self.world.store.set_database_details(target, DatabaseDetails())
+        return self._connected(app, target, variables)
+
+    async def disconnect(self, one: str, other: str, *, keep_variables: bool = False) -> schemas.Disconnected:
+        """Part two ends, sessions included; the variables that the connection added go too, or stay.
+
+        Raises NotFoundError. When the cut itself fails the reason is raised, and every later pass tries again.
+        """
+        pair = Pair.of(check_name(one), check_name(other))
+        await self.world.seen()
+        async with self.world.writing:
+            if pair not in self.world.intent.connections:
+                partners = listed(self.world.partners(one))
+                raise NotFoundError(
+                    f"{one} and {other} are not connected" + (f" ({one} is, to {partners})" if partners else "")
+                )
+            network = pair_network(pair, self.world.loop.rules)
+            detached = sorted(c.name for c in self.world.state.containers if c.endpoint(network))
+            added = self._added_by(pair)
+            await self.world.store.remove_connection(pair, keep_variables=keep_variables)
+        passed = await self.world.settle()
+        if fault := self._cut_fault(passed, network):
+            raise type(fault)(f"{pair} are to be parted, but that is not done yet and goes on: {fault}")
+        return schemas.Disconnected(
+            a=pair.a,
+            b=pair.b,
+            detached=detached,
+            variables_removed=[] if keep_variables else added,
+            variables_kept=added if keep_variables else [],
+        )
+
+    async def ls(self) -> list[schemas.ConnectionView]:
+        """Every internal connection, and who is on it."""
+        await self.world.seen()
+        return [self._view(pair) for pair in sorted(self.world.intent.connections)]
+
+    # --- before
+
+    def _sort(self, one: str, other: str) -> tuple[str, str]:
+        """Which of the two is the app that connects, and which the target. Raises NotFoundError, RefusedError."""
+        apps, databases = self.world.apps, self.world.databases
+        if one in databases and other in databases:
+            raise RefusedError(
+                f"{one} and {other} are both databases: a connection joins an app and a database or two apps"
+            )
+        if one in databases:
+            return other, one
+        if other in databases or (one in apps and other in apps):
+            return one, other
+        missing = other if one in apps or (one not in apps and other not in apps) else one
+        raise not_found(self.world, "app or database", missing, (apps | databases) - {one, other})
+
+    def _check_room(self, pair: Pair) -> None:
+        """Whether every container of both ends can join. Raises RefusedError, PoolExhaustedError."""
+        world, rules = self.world, self.world.loop.rules
+        needed = 0
+        for end in (pair.a, pair.b):
+            containers = world.discovery.containers(end)
+            for container in containers:
+                if fault := join_fault(container):
+                    raise RefusedError(f"{end} cannot be connected: its container {container.name} {fault}")
+            needed += 1 if end in world.databases else 2 * len(containers)
+        if needed > rules.endpoints_per_network:
+            raise RefusedError(
+                f"{pair} do not fit on one network: a rollout doubles replicas, which makes {needed} containers, "
+                f"and it has {rules.endpoints_per_network} places (see internal_subnet)"
+            )
+        taken = [subnet for network in world.state.networks for subnet in network.subnets]
+        existing = {network.name for network in world.state.networks}
+        pending = {pair_network(p, rules) for p in {*world.intent.connections, pair}} - existing
+        if len(list(islice(free_subnets(rules.pool, rules.subnet_prefix, taken), len(pending)))) < len(pending):
+            raise PoolExhaustedError(
+                f"no /{rules.subnet_prefix} is left in internal_pool {rules.pool}: remove connections or widen the pool"
+            )
+
+    def _check_new(self, pair: Pair, app: str, variables: Sequence[Variable]) -> None:
+        if pair in self.world.intent.connections:
+            raise DuplicateConnectionError(f"{pair} are connected already")
+        if keys := clashes(self.world.intent.env.get(app, ()), variables):
+            first = keys[0]
+            raise KeyClashError(
+                f"{app} already has {', '.join(keys)} in that scope: nothing was added; "
+                f"use other names (--rename {first}=OTHER_{first}) or connect without --env"
+            )
+
+    async def _variables(self, app: str, target: str, request: schemas.ConnectRequest) -> tuple[Variable, ...]:
+        if target in self.world.databases:
+            engine, details = await known_login(self.world, target)
+            if engine is None:
+                raise RefusedError(f"{target} has no container, so its database engine is not known: start it first")
+            if unknown := unknown_parts(details):
+                options = " ".join("--password-stdin" if u == "password" else f"--{u} …" for u in unknown)
+                raise RefusedError(
+                    f"the {' and the '.join(unknown)} of {target} {'is' if len(unknown) == 1 else 'are'} not known: "
+                    f"say so with `sidegate db set {target} {options}`"
+                )
+            variables = database_variables(target, details, engine)
+        else:
+            found = self.world.discovery.apps.get(target)
+            if found is None:
+                raise RefusedError(f"{target} has no container, so its port is not known: start it first")
+            variables = app_variables(target, found.replicas[0].port)
+        marked = tuple(replace(v, scope=request.scope, source=SOURCE + target) for v in variables)
+        return rename(marked, request.renames)
+
+    # --- after
+
+    async def _settle_up(self, pair: Pair) -> None:
+        """Wait for the pass; when it did not bring the connection up, take the intent back and say why."""
+        try:
+            fault = self._join_fault(await self.world.settle(), pair)
+        except SidegateError as error:
+            fault = error
+        if fault is None:
+            return
+        async with self.world.writing:
+            if pair in self.world.intent.connections:
+                await self.world.store.remove_connection(pair, keep_variables=False)
+        self.world.loop.wake()
+        raise fault
+
+    def _join_fault(self, passed: Pass, pair: Pair) -> SidegateError | None:
+        if not passed.engine_up:
+            return EngineUnavailableError(f"the Docker engine went away: {passed.engine_fault}; nothing was changed")
+        network = pair_network(pair, self.world.loop.rules)
+        wanted = passed.desired.networks.get(network)
+        if wanted is None:
+            return RefusedError(f"{pair} were disconnected again in the meantime")
+        for failure in passed.failures:
+            if isinstance(failure.action, NetworkAction) and failure.action.network == network:
+                return failure.error
+        for problem in passed.problems:
+            if problem.subject == network:
+                return RefusedError(f"{network}: {problem.text}")
+        if not any(n.name == network for n in passed.state.networks):
+            return EngineError(f"the network {network} was not made: see `sidegate status`")
+        for container in passed.state.containers:
+            if container.id in wanted.members and container.running and not container.endpoint(network):
+                return EngineError(f"{container.name} was not attached to {network}: see `sidegate status`")
+        return None
+
+    def _cut_fault(self, passed: Pass, network: str) -> SidegateError | None:
+        if not passed.engine_up:
+            return EngineUnavailableError(f"the Docker engine does not answer: {passed.engine_fault}")
+        for failure in passed.failures:
+            if isinstance(failure.action, NetworkAction) and failure.action.network == network:
+                return failure.error
+        return None
+
+    def _added_by(self, pair: Pair) -> list[str]:
+        """Keys that this connection added, to whichever of its ends."""
+        intent = self.world.intent
+        ends = ((pair.a, pair.b), (pair.b, pair.a))
+        return sorted({v.key for app, target in ends for v in intent.env.get(app, ()) if v.source == SOURCE + target})
+
+    # --- telling
+
+    def _connected(self, app: str, target: str, variables: Sequence[Variable]) -> schemas.Connected:
+        pair, world = Pair.of(app, target), self.world
+        view = self._view(pair)
+        start = start_command(app)
+        containers = world.discovery.containers(app)
+        notes = []
+        if not containers:
+            known = near(app, world.discovery.apps)
+            slip = f" (did you mean {known}? then disconnect this one)" if known else ""
+            notes.append(f"{app} has no container yet{slip}; start one with: {start}")
+        elif variables and (stale := running(containers)):
+            notes.append(
+                f"running containers of {app} ({', '.join(stale)}) have their old environment "
+                f"until they are started again with: {start}"
+            )
+        if not world.discovery.containers(target):
+            notes.append(f"{target} has no container now")
+        if variables and variables[0].scope != "runtime":
+            notes.append(
+                f"a build cannot reach {target}.internal: internal connections work at run time only; "
+                "give builds the external details"
+            )
+        return schemas.Connected(
+            app=app,
+            target=target,
+            network=view.network,
+            subnet=view.subnet,
+            attached=[m.container for m in view.members if m.attached],
+            variables=[v.key for v in variables],
+            notes=notes,
+            start_command=start,
+        )
+
+    def _view(self, pair: Pair) -> schemas.ConnectionView:
+        world = self.world
+        name = pair_network(pair, world.loop.rules)
+        network = world.network(name)
+        ends = {end: world.discovery.containers(end) for end in (pair.a, pair.b)}
+        members = [self._member(end, container, name) for end, cs in ends.items() for container in cs]
+        return schemas.ConnectionView(
+            a=pair.a,
+            b=pair.b,
+            kinds=["database" if end in world.databases else "app" for end in (pair.a, pair.b)],
+            network=name,
+            subnet=next((s for s in network.subnets if ":" not in s), None) if network else None,
+            state=_state(ends, members, exists=network is not None),
+            members=members,
+        )
+
+    @staticmethod
+    def _member(end: str, container: Container, network: str) -> schemas.MemberView:
+        endpoint = container.endpoint(network)
+        return schemas.MemberView(
+            container=container.name,
+            end=end,
+            state=container.state,
+            attached=endpoint is not None,
+            address=endpoint.address or None if endpoint else None,
+        )
+
+
+def _state(ends: Mapping[str, Sequence[Container]], members: Sequence[schemas.MemberView], *, exists: bool) -> str:
+    """up: containers of both ends run and all are attached; waiting: an end has none that runs; else partly."""
+    if not all(any(c.running for c in containers) for containers in ends.values()):
+        return "waiting"
+    return "up" if exists and all(member.attached for member in members) else "partly"

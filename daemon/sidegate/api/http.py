@@ -1,0 +1,199 @@
+"""The control API: the table of calls served over HTTP/1.1 on a unix socket, each caller known by its peer credentials.
+
+Never decides anything: it decodes, calls the command, encodes, and writes to the audit trail.
+"""
+
+import asyncio
+import contextlib
+import functools
+import pwd
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from sidegate.api import openapi
+from sidegate.api.calls import CALLS, Asked, Call, Text
+from sidegate.api.commands import Commands
+from sidegate.api.listener import listen
+from sidegate.api.schemas import ProblemDocument
+from sidegate.api.world import AuditEntry
+from sidegate.errors import InvalidInputError, SidegateError
+from sidegate.log import get_logger
+
+BODY_MOST = 1 << 20  # bytes
+BODY_SECONDS = 30.0
+AUDIT_SECONDS = 5.0
+TARGET_MOST = 100  # characters of a target in the audit trail: callers choose them
+STOP_SECONDS = 10.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+log = get_logger("api")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The process at the other end of a connection when it was made; uid and pid are -1 where that is unknown."""
+
+    pid: int = -1
+    uid: int = -1
+
+    @classmethod
+    def of(cls, request: web.Request) -> "Peer":
+        """Source: SO_PEERCRED in unix(7), three ints: pid, uid, gid."""
+        sock = request.get_extra_info("socket")
+        if sock is None:
+            return cls()
+        try:
+            pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        except OSError:
+            return cls()
+        return cls(pid, uid)
+
+    @property
+    def user(self) -> str:
+        return _user_name(self.uid)
+
+
+@functools.lru_cache(maxsize=256)
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)
+
+
+@contextlib.asynccontextmanager
+async def serve(commands: Commands, path: Path, group: str = "sidegate") -> AsyncIterator[None]:
+    """Serve on the socket at `path` for as long as the block lasts, then let the calls under way finish (10 s).
+
+    Raises AlreadyRunningError when another daemon answers there, SidegateError when the socket cannot be made.
+    """
+    runner = web.AppRunner(application(commands), access_log=None, shutdown_timeout=STOP_SECONDS)
+    await runner.setup()
+    protocols = runner.server
+    assert protocols is not None  # made by setup
+    try:
+        control = listen(path, group)
+        try:
+            server = await asyncio.get_running_loop().create_unix_server(protocols, sock=control.sock)
+        except BaseException:
+            control.sock.close()
+            raise
+        try:
+            yield
+        finally:
+            control.remove()
+            server.close()
+    finally:
+        await runner.cleanup()
+
+
+def application(commands: Commands) -> web.Application:
+    """The whole API, openapi.json included."""
+    app = web.Application(middlewares=[_problems], client_max_size=BODY_MOST)
+    for call in CALLS:
+        app.router.add_route(call.method, call.path, _handler(commands, call))
+    description = msgspec.json.encode(openapi.document(commands.world.version))
+
+    async def describe(_: web.Request) -> web.Response:
+        return web.Response(body=description, content_type="application/json")
+
+    app.router.add_route("GET", "/v1/openapi.json", describe)
+    return app
+
+
+def _handler(commands: Commands, call: Call) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        peer = Peer.of(request)
+        asked = Asked(dict(request.match_info))
+        outcome = "internal"
+        try:
+            asked = Asked(asked.path, _decode_query(request, call))
+            asked = Asked(asked.path, asked.query, await _decode_body(request, call))
+            result = await call.run(commands, asked)
+            outcome = "done"
+        except SidegateError as error:
+            outcome = error.code
+            raise
+        finally:
+            if call.audited(asked):
+                await _audit(commands, peer, call.name(asked), outcome)
+        if isinstance(result, Text):
+            return web.Response(text=result, content_type=result.content_type)
+        return web.Response(body=msgspec.json.encode(result), content_type="application/json")
+
+    return handle
+
+
+def _decode_query(request: web.Request, call: Call) -> object:
+    if len(set(request.query)) != len(request.query):
+        raise InvalidInputError("the query names a parameter twice")
+    try:
+        return msgspec.convert(dict(request.query), call.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(f"the query is wrong: {error}") from None
+
+
+async def _decode_body(request: web.Request, call: Call) -> object:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await request.read()
+    except TimeoutError:
+        raise InvalidInputError(f"the request's body did not arrive within {BODY_SECONDS:.0f} s") from None
+    if call.body is None:
+        if body:
+            raise InvalidInputError("this call takes no body")
+        return None
+    try:
+        return msgspec.json.decode(body, type=call.body)
+    except msgspec.MsgspecError as error:
+        raise InvalidInputError(f"the request's body is wrong: {error}") from None
+
+
+async def _audit(commands: Commands, peer: Peer, name: tuple[str, str], outcome: str) -> None:
+    verb, target = name
+    shown = "".join(c if c.isprintable() else "?" for c in target[:TARGET_MOST])
+    entry = AuditEntry(time.time(), peer.uid, peer.pid, peer.user, verb, shown, outcome)
+    log.info("call", verb=verb, target=shown, user=peer.user, pid=peer.pid, outcome=outcome)
+    try:
+        async with asyncio.timeout(AUDIT_SECONDS):
+            await commands.world.store.append_audit(entry)
+    except (SidegateError, TimeoutError) as error:
+        log.warning("not written to the audit trail", verb=verb, target=shown, user=peer.user, error=str(error))
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as a problem document (RFC 9457)."""
+    try:
+        return await handler(request)
+    except SidegateError as error:
+        return _problem(error.status, error.code, str(error))
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        detail = f"{error.method} is not served on {request.path}, but {allowed} is"
+        return _problem(error.status, "method-not-allowed", detail, allow=allowed)
+    except web.HTTPRequestEntityTooLarge as error:
+        return _problem(error.status, "too-large", f"a request's body may have {BODY_MOST} bytes at most")
+    except web.HTTPNotFound as error:
+        return _problem(error.status, "no-such-call", f"there is no call {request.path}: see /v1/openapi.json")
+    except web.HTTPException as error:
+        return _problem(error.status, "bad-request", error.reason)
+    except Exception:
+        log.exception("a call failed unexpectedly", method=request.method, path=request.path)
+        return _problem(500, "internal", "the daemon met an error that it did not expect: its log says more")
+
+
+def _problem(status: int, code: str, detail: str, allow: str = "") -> web.Response:
+    body = ProblemDocument(title=HTTPStatus(status).phrase, status=status, code=code, detail=detail)
+    headers = {"Allow": allow} if allow else None
+    return web.Response(
+        body=msgspec.json.encode(body), status=status, content_type=openapi.PROBLEM_TYPE, headers=headers
+    )

@@ -1,0 +1,356 @@
+"""The shapes of requests and results, as they travel over the control socket. Values only, no rules.
+
+Requests refuse fields they do not know; results may gain fields, so clients ignore what they do not know. Times are
+Unix times in seconds. `null` means unknown or not there, never empty.
+"""
+
+from msgspec import Struct
+
+
+class Request(Struct, forbid_unknown_fields=True):
+    """A request's body or its query."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"  # requests may hold passwords
+
+
+class Result(Struct):
+    """What a call answers with."""
+
+
+class ProblemDocument(Struct):
+    """An error, as RFC 9457 section 3.1 describes it; `code` is stable, `detail` a sentence for people."""
+
+    title: str
+    status: int
+    code: str
+    detail: str
+    type: str = "about:blank"
+
+
+class ProblemView(Result):
+    """Something an operator should know: about whom, and what, with what to do."""
+
+    subject: str
+    text: str
+
+
+# --- the daemon ----------------------------------------------------------------------------------------------------
+
+
+class EngineView(Result):
+    """The Docker engine as the last pass found it; `fault` says why it is not connected."""
+
+    connected: bool
+    version: str | None
+    fault: str | None
+
+
+class WorkerView(Result):
+    """One process of the data plane; `state` is starting, serving or draining, `version` that of its routes."""
+
+    slot: int
+    pid: int
+    state: str
+    version: int
+    restarts: int
+
+
+class CountsView(Result):
+    """How many there are, those that nothing runs for included."""
+
+    apps: int
+    databases: int
+    connections: int
+    external_on: int
+
+
+class PassView(Result):
+    """The last pass; `finished` is null before the first one."""
+
+    seconds: float
+    actions: int
+    failures: list[str]
+    finished: float | None
+
+
+class PoolView(Result):
+    """Subnets of `internal_pool`, by number."""
+
+    cidr: str
+    in_use: int
+    total: int
+
+
+class Status(Result):
+    """How the daemon is. `degraded`: there are problems. `uptime` in seconds."""
+
+    version: str
+    uptime: float
+    ready: bool
+    degraded: bool
+    engine: EngineView
+    workers: list[WorkerView]
+    counts: CountsView
+    last_pass: PassView
+    pool: PoolView
+    problems: list[ProblemView]
+
+
+class AuditView(Result):
+    """One call that changed or revealed something: by whom, on what, with which outcome (done, or an error's code)."""
+
+    at: float
+    uid: int
+    pid: int
+    user: str
+    verb: str
+    target: str
+    outcome: str
+
+
+class AuditQuery(Request):
+    limit: int = 50
+
+
+class Purged(Result):
+    """What was removed; the daemon stops after it has said so."""
+
+    networks: list[str]
+    connections: int
+    externals: int
+    variables: int
+
+
+# --- apps ----------------------------------------------------------------------------------------------------------
+
+
+class AppSummary(Result):
+    """`unavailable` says why no replica takes requests; null when one does."""
+
+    name: str
+    replicas: int
+    serving: int
+    urls: list[str]
+    connections: list[str]
+    unavailable: str | None
+
+
+class ReplicaView(Result):
+    """One container of an app. `address` is where requests go, null when they cannot."""
+
+    container: str
+    state: str
+    health: str | None
+    address: str | None
+    port: int
+
+
+class AppView(Result):
+    name: str
+    replicas: list[ReplicaView]
+    domains: list[str]
+    urls: list[str]
+    connections: list[str]
+    unavailable: str | None
+    env: list[str]
+    problems: list[ProblemView]
+
+
+# --- databases -----------------------------------------------------------------------------------------------------
+
+
+class ExternalView(Result):
+    """A database's external connection. `port` is null until it was on once; `listening` is what is so now.
+
+    The URL and the command line carry no password.
+    """
+
+    database: str
+    enabled: bool
+    listening: bool
+    host: str
+    port: int | None
+    sessions: int
+    user: str | None
+    schema: str | None
+    url: str | None
+    command: str | None
+    advice: str | None = None
+    warnings: list[str] = []
+    sessions_cut: int | None = None
+
+
+class ExternalRequest(Request):
+    enabled: bool
+    port: int | None = None
+
+
+class SessionView(Result):
+    """A client of an external connection; bytes as the client counts them."""
+
+    database: str
+    client: str
+    since: float
+    bytes_sent: int
+    bytes_received: int
+
+
+class DatabaseSummary(Result):
+    """`state` is the container's, or absent; `login` is ok, "refused: …" or "unknown: …"."""
+
+    name: str
+    engine: str | None
+    container: str | None
+    state: str
+    internal: str
+    external: str | None
+    connections: list[str]
+    login: str
+
+
+class Exposure(Result):
+    """A network that is not ours, and the containers that reach the database through it without a connection."""
+
+    network: str
+    containers: list[str]
+
+
+class DatabaseView(Result):
+    name: str
+    engine: str | None
+    container: str | None
+    state: str
+    internal: str
+    external: ExternalView
+    connections: list[str]
+    exposures: list[Exposure]
+    published_ports: list[int]
+    login: str
+    problems: list[ProblemView]
+
+
+class DatabaseRequest(Request):
+    """What is known of a database's login. What is left out stays as it is; an empty text forgets it."""
+
+    user: str | None = None
+    password: str | None = None
+    schema: str | None = None
+    root_password: str | None = None
+    port: int | None = None
+
+
+class InternalAccess(Result):
+    """The way in for connected apps; the command line carries no password."""
+
+    host: str
+    port: int
+    url: str | None
+    command: str | None
+
+
+class ExternalAccess(Result):
+    """The way in from elsewhere; the command line carries no password."""
+
+    enabled: bool
+    host: str
+    port: int | None
+    url: str | None
+    command: str | None
+
+
+class Credentials(Result):
+    """A database's login. `unknown` names what nobody has said; `checked` is the outcome of a real login."""
+
+    database: str
+    engine: str | None
+    user: str | None
+    password: str | None
+    schema: str | None
+    internal: InternalAccess
+    external: ExternalAccess
+    checked: str
+    unknown: list[str]
+
+
+# --- connections ---------------------------------------------------------------------------------------------------
+
+
+class MemberView(Result):
+    """A container that belongs on a connection's network, and whether it is there; no address while it is stopped."""
+
+    container: str
+    end: str
+    state: str
+    attached: bool
+    address: str | None
+
+
+class ConnectionView(Result):
+    """`a` and `b` in alphabetical order, `kinds` theirs. `state` is up, partly, or waiting (for containers)."""
+
+    a: str
+    b: str
+    kinds: list[str]
+    network: str
+    subnet: str | None
+    state: str
+    members: list[MemberView]
+
+
+class ConnectRequest(Request):
+    """`env`: add the connection's variables to the app, under their `renames` (old key -> new), in `scope`."""
+
+    app: str
+    target: str
+    env: bool = False
+    renames: dict[str, str] = {}
+    scope: str = "runtime"
+
+
+class Connected(Result):
+    """`attached` containers are on the network now; `start_command` is how to start the app's next container."""
+
+    app: str
+    target: str
+    network: str
+    subnet: str | None
+    attached: list[str]
+    variables: list[str]
+    notes: list[str]
+    start_command: str
+
+
+class DisconnectQuery(Request):
+    """`env=keep` leaves the variables that the connection added; by default they go with it."""
+
+    env: str = "remove"
+
+
+class Disconnected(Result):
+    a: str
+    b: str
+    detached: list[str]
+    variables_removed: list[str]
+    variables_kept: list[str]
+
+
+# --- variables -----------------------------------------------------------------------------------------------------
+
+
+class EnvQuery(Request):
+    """`format` gives the export as text; without it the variables are listed, secret values only with `reveal`."""
+
+    scope: str | None = None
+    format: str | None = None
+    reveal: bool = False
+
+
+class VariableView(Result):
+    """`value` is null where it is secret and was not to be revealed."""
+
+    key: str
+    value: str | None
+    scope: str
+    source: str
+    secret: bool

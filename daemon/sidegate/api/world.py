@@ -1,0 +1,216 @@
+"""What the commands need of the rest of the daemon: protocols, and one value that holds an implementation of each.
+
+The composition root fills it. Nothing here does anything but look at the intent and at the last pass.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sidegate.api.schemas import ProblemView
+from sidegate.core.desired import Desired, known_apps, known_databases
+from sidegate.core.labels import Discovery
+from sidegate.core.model import (
+    DatabaseDetails,
+    EngineState,
+    Intent,
+    Network,
+    Pair,
+    Problem,
+    Rules,
+    Variable,
+)
+from sidegate.core.plan import Action
+from sidegate.core.routes import Routes
+from sidegate.core.sessions import Session, WorkerStatus
+from sidegate.errors import SidegateError
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """Who (the peer of the control socket) did what to what, when (Unix time in seconds) and with which outcome."""
+
+    at: float
+    uid: int
+    pid: int
+    user: str
+    verb: str
+    target: str
+    outcome: str
+
+
+class Store(Protocol):
+    """What people asked for, kept. Every write raises StoreError when it failed, and then nothing has changed."""
+
+    @property
+    def intent(self) -> Intent: ...
+
+    async def add_connection(self, pair: Pair, app: str, variables: Sequence[Variable]) -> Intent: ...
+
+    async def remove_connection(self, pair: Pair, *, keep_variables: bool) -> Intent: ...
+
+    async def set_external(self, database: str, port: int, *, enabled: bool) -> Intent: ...
+
+    async def set_database_details(self, name: str, details: DatabaseDetails) -> Intent: ...
+
+    async def purge(self) -> Intent: ...
+
+    async def append_audit(self, entry: AuditEntry) -> None: ...
+
+    async def audit(self, limit: int) -> Sequence[AuditEntry]: ...
+
+
+class Failure(Protocol):
+    """An action of a pass that failed."""
+
+    @property
+    def action(self) -> Action: ...
+
+    @property
+    def error(self) -> SidegateError: ...
+
+
+class Pass(Protocol):
+    """What the reconciler's last pass saw and did."""
+
+    @property
+    def desired(self) -> Desired: ...
+
+    @property
+    def state(self) -> EngineState: ...
+
+    @property
+    def engine_up(self) -> bool: ...
+
+    @property
+    def engine_fault(self) -> str: ...
+
+    @property
+    def actions(self) -> int: ...
+
+    @property
+    def failures(self) -> Sequence[Failure]: ...
+
+    @property
+    def problems(self) -> Sequence[Problem]: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def finished(self) -> float: ...
+
+
+class Loop(Protocol):
+    """The reconciler: the only writer of the engine and of the data plane."""
+
+    @property
+    def last(self) -> Pass: ...
+
+    @property
+    def rules(self) -> Rules: ...
+
+    def wake(self) -> None: ...
+
+    async def settle(self) -> Pass:
+        """The first pass that begins after this call, when it is done. Raises TimeoutError."""
+
+    async def purge(self) -> Pass: ...
+
+
+class Engine(Protocol):
+    """What is asked of the Docker engine outside of passes."""
+
+    async def version(self) -> str: ...
+
+    async def read_file(self, container_id: str, path: str) -> bytes: ...
+
+
+class Logins(Protocol):
+    """Tries logins on database servers."""
+
+    async def check(self, engine: str, host: str, port: int, details: DatabaseDetails) -> None:
+        """One real login. Raises LoginFailedError with the server's reason."""
+
+
+class DataPlane(Protocol):
+    """What the data plane tells about itself."""
+
+    def listeners(self) -> Mapping[str, int]: ...
+
+    def published(self) -> Routes | None: ...
+
+    async def sessions(self, database: str) -> Sequence[Session]: ...
+
+    def workers(self) -> Sequence[WorkerStatus]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything that the commands touch.
+
+    `port_holder(port)` says which process listens on a TCP port ("nginx (pid 812)"), empty for none; `stop` asks the
+    daemon to end, soon and in order; `clock` counts seconds from anywhere.
+    """
+
+    store: Store
+    loop: Loop
+    engine: Engine
+    logins: Logins
+    data_plane: DataPlane
+    port_holder: Callable[[int], str]
+    external_host: Callable[[], str]
+    stop: Callable[[], None]
+    clock: Callable[[], float]
+    version: str
+    external_ports: range
+    http_port: int
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held from a check to the write that rests on it, never while a pass is awaited."""
+
+    async def seen(self) -> None:
+        """Return once the engine was looked at, which right after the start may still be under way."""
+        if not self.loop.last.finished:
+            await self.settle()
+
+    async def settle(self) -> Pass:
+        """One pass that begins now. Raises SidegateError when it takes too long."""
+        try:
+            return await self.loop.settle()
+        except TimeoutError:
+            raise SidegateError("the daemon is still busy with an earlier pass: see `sidegate status`") from None
+
+    @property
+    def intent(self) -> Intent:
+        return self.store.intent
+
+    @property
+    def state(self) -> EngineState:
+        return self.loop.last.state
+
+    @property
+    def discovery(self) -> Discovery:
+        return self.loop.last.desired.discovery
+
+    @property
+    def apps(self) -> frozenset[str]:
+        return known_apps(self.intent, self.discovery)
+
+    @property
+    def databases(self) -> frozenset[str]:
+        return known_databases(self.intent, self.discovery)
+
+    def network(self, name: str) -> Network | None:
+        return next((n for n in self.state.networks if n.name == name), None)
+
+    def problems(self, name: str = "") -> list[ProblemView]:
+        """Problems of one app or database, of its containers and of its networks; without a name all there are."""
+        last, subjects = self.loop.last, {name, *(c.name for c in self.discovery.containers(name))}
+        subjects |= {network.name for network in last.desired.networks.values() if name in network.ends}
+        found = (p for p in last.problems if not name or p.subject in subjects)
+        return [ProblemView(subject=p.subject, text=p.text) for p in found]
+
+    def partners(self, name: str) -> list[str]:
+        """What `name` is connected to, sorted."""
+        return sorted(pair.other(name) for pair in self.intent.connections if name in (pair.a, pair.b))

@@ -1,0 +1,110 @@
+"""The verbs of internal connections: connect, disconnect, connections."""
+
+from collections.abc import Sequence
+
+import click
+
+from sidegate.api import schemas
+from sidegate.api.client import quote
+from sidegate.cli import tables
+from sidegate.cli.session import Session, common, complete_any, confirm, pass_session
+
+
+@click.command()
+@click.argument("app", shell_complete=complete_any)
+@click.argument("target", shell_complete=complete_any)
+@click.option("--env", is_flag=True, help="Add the target's variables (DB_HOST and so on) to the app.")
+@click.option("--rename", "renames", multiple=True, metavar="OLD=NEW", help="Add one under another name; repeatable.")
+@click.option("--scope", default="runtime", show_default=True, help="Where the variables count: build, runtime, both.")
+@common
+@pass_session
+def connect(session: Session, app: str, target: str, env: bool, renames: Sequence[str], scope: str) -> None:
+    """Join an app and a database, or two apps, on a network of their own. Running containers need no restart.
+
+    \b
+    Examples:
+      sidegate connect shop shop-db --env
+      sidegate connect shop shop-db --env --rename DB_HOST=MYSQL_HOST
+    """
+    body = schemas.ConnectRequest(app=app, target=target, env=env, renames=_renames(renames), scope=scope)
+    doing = f"connecting {app} and {target}"
+    session.show(session.call("POST", "/v1/connections", schemas.Connected, body=body, doing=doing), _show_connected)
+
+
+def _renames(words: Sequence[str]) -> dict[str, str]:
+    renames: dict[str, str] = {}
+    for word in words:
+        old, equals, new = word.partition("=")
+        if not (old and equals and new):
+            raise click.UsageError(f"--rename {word}: write OLD=NEW, for example DB_HOST=MYSQL_HOST")
+        if old in renames:
+            raise click.UsageError(f"--rename: {old} is renamed twice, to {renames[old]} and to {new}")
+        renames[old] = new
+    return renames
+
+
+def _show_connected(done: schemas.Connected) -> None:
+    tables.say(f"{done.app} and {done.target} are connected ({done.network}, {done.subnet or 'no subnet yet'})")
+    if done.attached:
+        tables.say(f"attached: {', '.join(done.attached)}")
+    if done.variables:
+        tables.say(f"added to {done.app}: {', '.join(done.variables)}")
+    tables.warn(done.notes)
+
+
+@click.command()
+@click.argument("app", shell_complete=complete_any)
+@click.argument("target", shell_complete=complete_any)
+@click.option("--keep-env", is_flag=True, help="Leave the variables that the connection added.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common
+@pass_session
+def disconnect(session: Session, app: str, target: str, keep_env: bool, yes: bool) -> None:
+    """Part two ends at once, open sessions included. Their other connections go on.
+
+    \b
+    Example:
+      sidegate disconnect shop shop-db --yes
+    """
+    fate = "stay" if keep_env else "are removed"
+    confirm(f"Disconnect {app} and {target}? Open sessions end; variables that the connection added {fate}.", yes)
+    path, query = f"/v1/connections/{quote(app, target)}", {"env": "keep"} if keep_env else {}
+    doing = f"disconnecting {app} and {target}"
+    session.show(session.call("DELETE", path, schemas.Disconnected, query=query, doing=doing), _show_disconnected)
+
+
+def _show_disconnected(done: schemas.Disconnected) -> None:
+    tables.say(f"{done.a} and {done.b} are no longer connected")
+    if done.detached:
+        tables.say(f"detached: {', '.join(done.detached)}")
+    if done.variables_removed:
+        tables.say(f"removed variables: {', '.join(done.variables_removed)}")
+    if done.variables_kept:
+        tables.say(f"kept variables, which no longer lead anywhere: {', '.join(done.variables_kept)}")
+
+
+@click.command()
+@common
+@pass_session
+def connections(session: Session) -> None:
+    """Every internal connection.
+
+    \b
+    Example:
+      sidegate connections
+    """
+    session.show(session.call("GET", "/v1/connections", list[schemas.ConnectionView]), _show_connections)
+
+
+def _show_connections(found: list[schemas.ConnectionView]) -> None:
+    rows = [
+        (f"{c.a} ({c.kinds[0]})", f"{c.b} ({c.kinds[1]})", c.state, c.network, c.subnet, len(c.members)) for c in found
+    ]
+    tables.table(
+        ("one end", "other end", "state", "network", "subnet", "containers"),
+        rows,
+        empty="no connections: make one with `sidegate connect APP DB --env`",
+    )
+
+
+COMMANDS = (connect, disconnect, connections)

@@ -1,0 +1,154 @@
+"""What every verb of the command line shares: finding the daemon, calling it, JSON or a table, progress, questions."""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from sidegate.api.client import Client, Reply, find_socket
+from sidegate.errors import SidegateError
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+PROGRESS_AFTER = 2.0  # seconds
+COMPLETION_SECONDS = 1.0
+
+
+@dataclass
+class Session:
+    """One run of the command line. `as_json` None: tables on a terminal, JSON elsewhere."""
+
+    socket: str | None = None
+    as_json: bool | None = None
+
+    @property
+    def json(self) -> bool:
+        return not sys.stdout.isatty() if self.as_json is None else self.as_json
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        result: type[T],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: msgspec.Struct | None = None,
+        doing: str = "",
+        seconds: float = 60.0,
+    ) -> Reply[T]:
+        """One call of the control API; `doing` is shown once it has taken long."""
+        client = Client(find_socket(self.socket, os.environ), seconds)
+        with progress(doing or "waiting for the daemon"):
+            return client.call(method, path, result, query=query, body=body)
+
+    def show(self, reply: Reply[T], table: Callable[[T], None]) -> None:
+        """Print an answer: the daemon's own JSON, or what `table` makes of it."""
+        if self.json:
+            click.echo(json.dumps(json.loads(reply.body), indent=2, ensure_ascii=False))
+        else:
+            table(reply.value)
+
+
+def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def keep(context: click.Context, _: click.Parameter, value: Any) -> None:
+        if value is not None:
+            setattr(context.ensure_object(Session), name, value)
+
+    return keep
+
+
+_COMMON = (
+    click.option(
+        "--json/--no-json",
+        " /--table",
+        default=None,
+        expose_value=False,
+        callback=_keep("as_json"),
+        help="JSON or tables; by default tables on a terminal and JSON in a pipe.",
+    ),
+    click.option(
+        "--socket",
+        metavar="PATH",
+        expose_value=False,
+        callback=_keep("socket"),
+        help="The daemon's control socket.",
+    ),
+)
+
+
+def common(function: F) -> F:
+    """The options that every verb takes, and the group too: `--json` and `--socket`."""
+    for option in reversed(_COMMON):
+        function = option(function)
+    return function
+
+
+pass_session = click.make_pass_decorator(Session, ensure=True)
+
+
+@contextlib.contextmanager
+def progress(doing: str) -> Iterator[None]:
+    """A spinner on a terminal's standard error, for what takes longer than PROGRESS_AFTER."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    done = threading.Event()
+
+    def spin() -> None:
+        if not done.wait(PROGRESS_AFTER):
+            from rich.console import Console  # late: it takes longer to import than most verbs to run
+
+            with Console(stderr=True).status(f"{doing} …"):
+                done.wait()
+
+    spinner = threading.Thread(target=spin, name="progress")
+    spinner.start()
+    try:
+        yield
+    finally:
+        done.set()
+        spinner.join()
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Go on after a yes; a no ends with exit status 1 and nothing changed. Without a terminal `--yes` is needed."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is nobody to ask here: say --yes")
+    if not click.confirm(question, err=True):
+        click.echo("nothing was changed", err=True)
+        raise SystemExit(1)
+
+
+def completer(path: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Complete names from a list that the daemon serves; silence when it does not answer."""
+
+    def complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        client = Client(find_socket(context.find_root().params.get("socket"), os.environ), COMPLETION_SECONDS)
+        try:
+            found = client.call("GET", path, list[_Named]).value
+        except SidegateError:
+            return []
+        return [item.name for item in found if item.name.startswith(incomplete)]
+
+    return complete
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+complete_app = completer("/v1/apps")
+complete_database = completer("/v1/databases")
+
+
+def complete_any(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    return complete_database(context, parameter, incomplete) + complete_app(context, parameter, incomplete)

@@ -1,0 +1,80 @@
+"""How answers look on a terminal. Rows are tables by rich, imported only when there is one to show, since that takes
+longer than most verbs; everything else is plain lines, never broken, so that what is printed can be pasted.
+
+Names stand as they are, with no markup; characters that a terminal would obey do not get through.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+
+import click
+
+GOOD = frozenset({"up", "ok", "running", "serving", "on", "yes", "done"})
+MARGIN = 14
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """Rows under headings, or the sentence `empty`."""
+    shown = [[_word(value) for value in row] for row in rows]
+    if not shown:
+        say(empty)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for words in shown:
+        grid.add_row(*(Text(word, style="green" if word in GOOD else "") for word in words))
+    Console(highlight=False).print(grid)
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> None:
+    """Name and value, one a line; values that are not there are left out."""
+    for name, value in pairs:
+        if word := _word(value):
+            colour = "green" if word in GOOD else None
+            click.echo(click.style(name.ljust(MARGIN), bold=True) + click.style(word, fg=colour))
+
+
+def say(text: str) -> None:
+    """A sentence."""
+    click.echo(_word(text))
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Sentences that should not be missed."""
+    for text in texts:
+        click.secho(f"! {_word(text)}", fg="yellow")
+
+
+def _word(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case str():
+            return "".join(c if c.isprintable() or c == "\n" else "?" for c in value)
+        case list() | tuple():
+            return ", ".join(_word(part) for part in value)
+        case _:
+            return str(value)
+
+
+def when(at: float | None) -> str:
+    """A Unix time in this machine's zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else ""
+
+
+def ago(seconds: float) -> str:
+    """A duration in its two largest units."""
+    whole = int(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

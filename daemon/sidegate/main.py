@@ -1,0 +1,156 @@
+"""The composition root: builds the parts, one TaskGroup, the order of start and stop. Decides nothing."""
+
+import asyncio
+import contextlib
+import functools
+import os
+import pwd
+import signal
+import sys
+import time
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from sidegate import __version__, log
+from sidegate.adapters.databases.servers import DatabaseServers, Location
+from sidegate.adapters.docker import DockerEngine
+from sidegate.adapters.host import LinuxHost
+from sidegate.adapters.lock import hold
+from sidegate.adapters.store import Store
+from sidegate.api import http
+from sidegate.api.commands import Commands
+from sidegate.api.logins import resolve_details
+from sidegate.api.world import World
+from sidegate.core.desired import home_network
+from sidegate.core.model import DatabaseDetails, Rules
+from sidegate.errors import LoginFailedError, SettingsError, SidegateError
+from sidegate.proxy import ports
+from sidegate.proxy.limits import Limits
+from sidegate.proxy.supervisor import Supervisor
+from sidegate.reconciler.apply import Applier
+from sidegate.reconciler.loop import Loop
+from sidegate.settings import Settings, load
+
+SPARE_UID = 60913
+"""What workers become where `worker_user` does not exist: in the range that no distribution gives out."""
+
+logger = structlog.get_logger("sidegate.main")
+
+
+def run_daemon(config: Path | None) -> int:
+    """Run until SIGTERM, SIGINT or a purge; returns the exit status. Errors are printed, in a sentence each."""
+    try:
+        settings = load(config, os.environ)
+    except SettingsError as error:
+        print(f"sidegate: {error}", file=sys.stderr)
+        return error.exit_status
+    log.configure(settings.log_level)
+    try:
+        with (
+            hold(settings.state_dir, "state_dir", mode=0o700),
+            hold(settings.runtime_dir, "runtime_dir", mode=0o755),
+        ):
+            uvloop.run(serve(settings))
+    except SidegateError as error:
+        print(f"sidegate: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+async def serve(settings: Settings) -> None:
+    """Everything between the locks and the exit."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with contextlib.AsyncExitStack() as stack:
+        store = await Store.open(settings.state_dir)
+        stack.push_async_callback(store.close)
+        engine = DockerEngine(settings.docker_host)
+        stack.push_async_callback(engine.close)
+        supervisor = _supervisor(settings)
+        stack.push_async_callback(supervisor.stop)
+        host = LinuxHost(settings.instance)
+        rules = _rules(settings)
+
+        async def locate(name: str) -> Location:
+            database = loop.last.desired.discovery.databases.get(name)
+            endpoint = database and database.container.endpoint(home_network(name, rules))
+            if database is None or endpoint is None or not endpoint.address:
+                raise LoginFailedError(f"{name} cannot be reached: it is not running on its home network")
+            given = store.intent.databases.get(name, DatabaseDetails())
+            details = await resolve_details(database, given, engine.read_file)
+            networks = frozenset(e.network for e in database.container.endpoints)
+            return Location(database.engine, endpoint.address, details, networks)
+
+        databases = DatabaseServers(locate)
+        loop = Loop(
+            applier=Applier(engine, host, supervisor, databases),
+            store=store,
+            rules=rules,
+            resync_seconds=settings.resync_seconds,
+        )
+        commands = Commands(
+            World(
+                store=store,
+                loop=loop,
+                engine=engine,
+                logins=databases,
+                data_plane=supervisor,
+                port_holder=lambda port: ports.holder(port) or "",
+                external_host=functools.partial(_external_host, settings, host),
+                stop=stopping.set,
+                clock=time.monotonic,
+                version=__version__,
+                external_ports=settings.external_ports,
+                http_port=settings.http_port,
+            )
+        )
+        await supervisor.start()
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(supervisor.run(), name="supervisor"),
+                tasks.create_task(loop.run(), name="loop"),
+            ]
+            engine.watch(loop.wake)
+            async with http.serve(commands, settings.runtime_dir / "control.sock"):
+                logger.info("started", version=__version__, http_port=settings.http_port, pid=os.getpid())
+                await stopping.wait()
+            logger.info("stopping")
+            for task in running:
+                task.cancel()
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        instance=settings.instance,
+        base_domain=settings.base_domain,
+        isolation=settings.isolation,
+        trust_image_labels=settings.trust_image_labels,
+        pool=settings.internal_pool,
+        subnet_prefix=settings.internal_subnet,
+    )
+
+
+def _supervisor(settings: Settings) -> Supervisor:
+    uid = gid = None
+    if os.geteuid() == 0:
+        try:
+            entry = pwd.getpwnam(settings.worker_user)
+            uid, gid = entry.pw_uid, entry.pw_gid
+        except KeyError:
+            uid = gid = SPARE_UID
+    return Supervisor(
+        workers=settings.workers or os.cpu_count() or 1,
+        http_port=settings.http_port,
+        log=structlog.get_logger("sidegate.workers"),
+        uid=uid,
+        gid=gid,
+        limits=Limits(drain=settings.drain_seconds),
+    )
+
+
+def _external_host(settings: Settings, host: LinuxHost) -> str:
+    """What to tell people to connect to: the setting, else the address of the interface with the default route."""
+    return settings.external_host or host.default_address() or "127.0.0.1"

@@ -1,0 +1,88 @@
+"""Chunked framing (RFC 9112 section 7.1): finds where a chunked body ends, strictly; hands out its payload if asked.
+
+Never touches a socket and never changes what it reads: the proxy passes chunked bodies through as they came.
+"""
+
+import re
+
+_MAX_LINE = 4096
+_MAX_TRAILERS = 16384
+
+# No bare CR or LF, no sign, no "0x", no space unless an extension follows.
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?\r\n")
+_TRAILER_LINE = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*)?\r\n")
+
+
+class ChunkedError(ValueError):
+    """The framing is broken; nothing after it can be trusted."""
+
+
+class ChunkedBody:
+    """One chunked body as it arrives. With `payload` set to a list, the data without its framing is appended to it."""
+
+    __slots__ = ("_left", "_line", "_step", "_trailers", "payload")
+
+    def __init__(self, payload: list[bytes] | None = None) -> None:
+        self.payload = payload
+        self._step = 0  # 0: a size line, 1: data, 2: the CRLF after data, 3: trailers
+        self._left = 0
+        self._line = b""
+        self._trailers = 0
+
+    def feed(self, data: bytes) -> int:
+        """The offset just past the body's end in `data`, or -1 when all of it was read and more must come.
+
+        Raises ChunkedError.
+        """
+        position, size = 0, len(data)
+        while position < size:
+            if self._step == 1:
+                taken = min(self._left, size - position)
+                if self.payload is not None:
+                    self.payload.append(data[position : position + taken])
+                position += taken
+                self._left -= taken
+                if not self._left:
+                    self._step = 2
+                continue
+            newline = data.find(b"\n", position)
+            until = size if newline == -1 else newline + 1
+            line = self._line + data[position:until]
+            position = until
+            if len(line) > _MAX_LINE:
+                raise ChunkedError("a chunk's line is too long")
+            if newline == -1:
+                self._check_partial(line)
+                self._line = line
+                break
+            self._line = b""
+            if self._take_line(line):
+                return position
+        return -1
+
+    def _check_partial(self, line: bytes) -> None:
+        """Refuse early what no further byte can repair."""
+        if self._step == 2 and line != b"\r":
+            raise ChunkedError("a chunk is longer than its size")
+        if self._step == 0 and line[0] not in b"0123456789abcdefABCDEF":
+            raise ChunkedError("a chunk's size is not a hexadecimal number")
+
+    def _take_line(self, line: bytes) -> bool:
+        if self._step == 0:
+            match = _SIZE_LINE.fullmatch(line)
+            if match is None:
+                raise ChunkedError("a chunk's size is not a hexadecimal number")
+            self._left = int(match[1], 16)
+            self._step = 1 if self._left else 3
+            return False
+        if self._step == 2:
+            if line != b"\r\n":
+                raise ChunkedError("a chunk is longer than its size")
+            self._step = 0
+            return False
+        if _TRAILER_LINE.fullmatch(line) is None:
+            raise ChunkedError("a trailer line is malformed")
+        self._trailers += len(line)
+        if self._trailers > _MAX_TRAILERS:
+            raise ChunkedError("the trailers are too long")
+        return line == b"\r\n"

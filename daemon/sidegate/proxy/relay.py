@@ -1,0 +1,103 @@
+"""A raw tunnel between two sockets: half-close both ways, back-pressure, byte counts. Knows no protocol.
+
+Used by the TCP forwarder for its sessions and by the HTTP proxy after a 101.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from typing import cast
+
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close at once with a RST, so that the other side knows that what it has is not all there was."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    transport.abort()
+
+
+class RelayEnd(asyncio.Protocol):
+    """One of the two ends. `received` counts the bytes read here. `ended` is called once, when this end is gone."""
+
+    __slots__ = ("_early", "_ended", "_finished", "peer", "received", "transport")
+
+    def __init__(self, ended: Callable[["RelayEnd"], None]) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.peer: RelayEnd | None = None
+        self.received = 0
+        self._early = b""
+        self._finished = False  # the other side will send no more
+        self._ended = ended
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.pause_reading()  # until it has a peer
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        peer = self.peer
+        if peer is None:
+            self._early += data
+        elif peer.transport is not None:
+            peer.transport.write(data)
+
+    def eof_received(self) -> bool:
+        self._finished = True
+        peer = self.peer
+        if peer is None:
+            return True  # told to the peer when there is one
+        if peer.transport is None:
+            return False
+        if peer._finished:
+            peer.transport.close()
+            return False
+        peer.transport.write_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        if self.peer is not None and self.peer.transport is not None:
+            self.peer.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.peer is not None and self.peer.transport is not None:
+            self.peer.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        peer, self.peer = self.peer, None
+        if peer is not None and peer.transport is not None:
+            # Both directions ended in order: what is still unsent goes out. Otherwise the break is passed on.
+            if exc is None and self._finished and peer._finished:
+                peer.transport.close()
+            else:
+                reset(peer.transport)
+        self._ended(self)
+
+    def begin(self, peer: "RelayEnd") -> None:
+        """Send on what came early, then whatever comes."""
+        self.peer = peer
+        if self._early and peer.transport is not None:
+            peer.transport.write(self._early)
+            self._early = b""
+        if self._finished and peer.transport is not None:
+            peer.transport.write_eof()
+
+    def abort(self) -> None:
+        """Cut this end and with it the other, both with a RST."""
+        if self.transport is not None:
+            reset(self.transport)
+
+
+def join(one: RelayEnd, other: RelayEnd) -> None:
+    """Let bytes flow between two ends that have transports; each must be paused until now."""
+    one.begin(other)
+    other.begin(one)
+    for end in (one, other):
+        if end.transport is not None:
+            end.transport.resume_reading()

@@ -1,0 +1,280 @@
+"""The settings: one frozen value, read once at start from a TOML file and SIDEGATE_<KEY> variables (which win).
+
+Everything wrong is reported at once. Never touches what a setting names: whether a directory can be written or a
+user exists is for whoever uses it to find out.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, ip_address
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from sidegate.core.model import DEFAULT_POOL, NAME_PATTERN
+from sidegate.errors import SettingsError
+
+DEFAULT_FILE = Path("/etc/sidegate/sidegate.toml")
+VARIABLE_PREFIX = "SIDEGATE_"
+# Ours, yet no settings: where the file is, and what scripts/ reads.
+OTHER_VARIABLES = frozenset({"SIDEGATE_CONFIG", "SIDEGATE_NO_PULL"})
+
+_PRIVATE = tuple(IPv4Network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
+_HOST_NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_PORT_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_UNIX_PATH_MAX = 107  # sun_path holds 108 bytes with its NUL (unix(7))
+
+
+# --- one reader per kind of value: what TOML gave -> the setting, or ValueError with the reason --------------------
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be text, in quotes")  # noqa: TRY004 (the reason is for people, never a traceback)
+    if not value.isprintable():
+        raise ValueError("holds characters that cannot be printed")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")  # noqa: TRY004
+    return value
+
+
+def _number(low: int, high: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError("must be a whole number")  # noqa: TRY004
+        if not low <= value <= high:
+            raise ValueError(f"must be between {low} and {high}")
+        return value
+
+    return read
+
+
+def _directory(value: object) -> Path:
+    path = Path(_text(value))
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path, beginning with /")
+    return path
+
+
+def _runtime_directory(value: object) -> Path:
+    path = _directory(value)
+    if len(os.fsencode(path / "control.sock")) > _UNIX_PATH_MAX:
+        raise ValueError(f"is too long: a socket's path has {_UNIX_PATH_MAX} bytes at most, control.sock included")
+    return path
+
+
+def _port_range(value: object) -> range:
+    if not (match := _PORT_RANGE.fullmatch(_text(value))):
+        raise ValueError('must be a range of ports such as "30000-30999"')
+    first, last = int(match[1]), int(match[2] or match[1])
+    if first > last:
+        raise ValueError("must begin with the lower port")
+    if first < 1 or last > 65535:
+        raise ValueError("must lie between 1 and 65535")
+    return range(first, last + 1)
+
+
+def _pool(value: object) -> IPv4Network:
+    try:
+        network = IPv4Network(_text(value))
+    except ValueError as error:
+        raise ValueError(f'must be an IPv4 network such as "10.213.0.0/16" ({error})') from None
+    if not any(network.subnet_of(private) for private in _PRIVATE):
+        raise ValueError(f"must lie in a private network: one of {', '.join(map(str, _PRIVATE))}")
+    return network
+
+
+def _host_name(value: object) -> str:
+    name = _text(value).lower()
+    # Longer, and "<app>.<base_domain>" would pass the 253 characters of RFC 1035.
+    if len(name) > 200 or not _HOST_NAME.fullmatch(name):
+        raise ValueError('must be a host name such as "apps.example.com"')
+    return name
+
+
+def _host(value: object) -> str:
+    host = _text(value)
+    if not host:
+        return host
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return _host_name(host)
+
+
+def _instance(value: object) -> str:
+    name = _text(value)
+    if len(name) > 20 or not NAME_PATTERN.fullmatch(name):
+        raise ValueError("must be 1 to 20 of a-z, 0-9 and single dashes, beginning with a letter")
+    return name
+
+
+def _worker_user(value: object) -> str:
+    name = _text(value)
+    if not _USER_NAME.fullmatch(name):
+        raise ValueError("must be the name of a user of this machine")
+    if name in {"root", "sidegate", "docker"}:
+        raise ValueError("must be a user of the workers' own: they read what strangers send")
+    return name
+
+
+def _docker_host(value: object) -> str:
+    address = _text(value)
+    if address and not re.fullmatch(r"unix:///.+|(tcp|https?)://[^/]+(/.*)?", address):
+        raise ValueError('must be "unix:///path" or "tcp://host:port"')
+    return address
+
+
+def _choice(*choices: str, later: str = "") -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if later and value == later:
+            raise ValueError(f"is not available yet: use one of {', '.join(choices)}")
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return _text(value)
+
+    return read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting, how it is read, and its default. config/sidegate.toml says what each one is about."""
+
+    state_dir: Annotated[Path, _directory] = Path("/var/lib/sidegate")
+    runtime_dir: Annotated[Path, _runtime_directory] = Path("/run/sidegate")
+    http_port: Annotated[int, _number(1, 65535)] = 80
+    external_ports: Annotated[range, _port_range] = range(30000, 31000)
+    external_host: Annotated[str, _host] = ""
+    internal_pool: Annotated[IPv4Network, _pool] = DEFAULT_POOL
+    internal_subnet: Annotated[int, _number(8, 29)] = 27
+    base_domain: Annotated[str, _host_name] = "localhost"
+    isolation: Annotated[str, _choice("bridge", "report", later="strict")] = "bridge"
+    trust_image_labels: Annotated[bool, _flag] = False
+    workers: Annotated[int, _number(0, 256)] = 0
+    worker_user: Annotated[str, _worker_user] = "sidegate-worker"
+    docker_host: Annotated[str, _docker_host] = ""
+    instance: Annotated[str, _instance] = "sidegate"
+    log_level: Annotated[str, _choice("debug", "info", "warning", "error")] = "info"
+    resync_seconds: Annotated[int, _number(1, 3600)] = 30
+    drain_seconds: Annotated[int, _number(0, 3600)] = 10
+
+
+DEFAULTS = Settings()
+_READERS: Mapping[str, Callable[[object], Any]] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Settings, include_extras=True).items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting as people write it: its `default` in TOML, and the `variable` that overrides it."""
+
+    name: str
+    default: str
+    variable: str
+
+
+def describe() -> tuple[Key, ...]:
+    """All settings in their order; config/sidegate.toml and the docs are held to it."""
+    return tuple(Key(name, _toml(getattr(DEFAULTS, name)), _variable(name)) for name in _READERS)
+
+
+def load(path: Path | None, environ: Mapping[str, str], defaults: Settings = DEFAULTS) -> Settings:
+    """Settings from the file at `path`, which must exist (None: DEFAULT_FILE, which may be absent), and `environ`.
+
+    Raises SettingsError with one line per fault: the key, the value, where it came from and the reason.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    faults: list[str] = []
+
+    def take(name: str, raw: object, source: str) -> None:
+        sources[name] = f"{name} = {_show(raw)} (from {source})"
+        try:
+            values[name] = _READERS[name](raw)
+        except ValueError as error:
+            faults.append(f"{sources[name]}: {error}")
+
+    def unknown(name: str, raw: object, source: str, known: Iterable[str]) -> None:
+        close = difflib.get_close_matches(name, list(known), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        faults.append(f"{name} = {_show(raw)} (from {source}): there is no such setting{hint}")
+
+    by_variable = {_variable(name): name for name in _READERS}
+    for name, raw in _read_file(path).items():
+        if name not in _READERS:
+            unknown(name, raw, str(path or DEFAULT_FILE), _READERS)
+        elif _variable(name) not in environ:
+            take(name, raw, str(path or DEFAULT_FILE))
+    for variable, text in environ.items():
+        if name := by_variable.get(variable, ""):
+            take(name, _from_text(name, text), variable)
+        elif variable.startswith(VARIABLE_PREFIX) and variable not in OTHER_VARIABLES:
+            unknown(variable, text, "the environment", by_variable)
+    if faults:
+        raise SettingsError("\n".join(faults))
+
+    settings = replace(defaults, **values)
+
+    def shown(name: str) -> str:
+        return sources.get(name) or f"{name} = {_toml(getattr(settings, name))} (the default)"
+
+    # Two settings that are each right may still not go together.
+    if settings.internal_pool.prefixlen > settings.internal_subnet:
+        faults.append(f"{shown('internal_subnet')}: does not fit into {shown('internal_pool')}")
+    if settings.http_port in settings.external_ports:
+        faults.append(f"{shown('http_port')}: lies within {shown('external_ports')}")
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return settings
+
+
+def _read_file(path: Path | None) -> dict[str, Any]:
+    file = path or DEFAULT_FILE
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if path is None:
+            return {}
+        raise SettingsError(f"{file}: there is no such file") from None
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file}: is not UTF-8 text (byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file}: is not TOML: {error}") from None
+
+
+def _from_text(name: str, text: str) -> object:
+    """A variable's text as the file would have given it; what does not fit is left for the reader to refuse."""
+    default = getattr(DEFAULTS, name)
+    if isinstance(default, bool):
+        return {"true": True, "false": False}.get(text, text)
+    if isinstance(default, int) and re.fullmatch(r"-?[0-9]{1,9}", text):
+        return int(text)
+    return text
+
+
+def _variable(name: str) -> str:
+    return VARIABLE_PREFIX + name.upper()
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, range):
+        return f'"{value.start}-{value.stop - 1}"'
+    return str(value) if isinstance(value, int) else f'"{value}"'

@@ -1,0 +1,125 @@
+"""A whole control plane in memory: the real loop, commands, control server and client; engine, host and workers are
+the small honest ones of memory_engine and memory_world."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from memory_engine import MemoryEngine
+from memory_store import MemoryStore
+from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost
+
+from sidegate.api.client import Client
+from sidegate.api.commands import Commands
+from sidegate.api.http import serve
+from sidegate.api.world import World
+from sidegate.core.model import Container, DatabaseDetails, Rules
+from sidegate.errors import LoginFailedError
+from sidegate.reconciler.apply import Applier
+from sidegate.reconciler.loop import Loop
+
+PASSWORD = "pa'$s\"w`ord, é\n"
+LOGIN = {"MARIADB_USER": "shop", "MARIADB_PASSWORD": PASSWORD, "MARIADB_DATABASE": "shop"}
+
+
+@dataclass
+class MemoryLogins:
+    """Logs in where the password is right; `asked` are the addresses that were tried. `stuck`: nobody answers."""
+
+    password: str = PASSWORD
+    stuck: bool = False
+    asked: list[str] = field(default_factory=list)
+
+    async def check(self, engine: str, host: str, port: int, details: DatabaseDetails) -> None:
+        self.asked.append(f"{engine}://{details.user}@{host}:{port}")
+        if self.stuck:
+            await asyncio.Event().wait()
+        if details.password != self.password:
+            raise LoginFailedError(f"Access denied for user '{details.user}'")
+
+
+class MemoryDaemon:
+    """A daemon under test. `calls` of a client and of the command line run beside it, as other processes would."""
+
+    def __init__(self, directory: Path, rules: Rules) -> None:
+        self.path = directory / "run" / "control.sock"
+        self.engine, self.host, self.data_plane = MemoryEngine(), MemoryHost(), MemoryDataPlane()
+        self.databases, self.logins, self.store = MemoryDatabases(), MemoryLogins(), MemoryStore()
+        self.stopped = asyncio.Event()
+        applier = Applier(self.engine, self.host, self.data_plane, self.databases)
+        self.loop = Loop(applier=applier, store=self.store, rules=rules)
+        self.commands = Commands(
+            World(
+                store=self.store,
+                loop=self.loop,
+                engine=self.engine,
+                logins=self.logins,
+                data_plane=self.data_plane,
+                port_holder=lambda port: self.data_plane.held.get(port, ""),
+                external_host=lambda: "203.0.113.7",
+                stop=self.stopped.set,
+                clock=time.monotonic,
+                version="0.0.0-test",
+                external_ports=range(30000, 30004),
+                http_port=8080,
+            )
+        )
+        self.client = Client(self.path, seconds=20)
+
+    # --- containers
+
+    def app(self, name: str, number: int = 1, **options: Any) -> Container:
+        return self.engine.run(f"{name}-{number}", labels={"sidegate.app": name}, **options)
+
+    def database(self, name: str, env: Mapping[str, str] = LOGIN, **options: Any) -> Container:
+        labels = {"sidegate.database": name, "sidegate.engine": "mariadb"}
+        return self.engine.run(f"{name}-1", labels=labels, env=env, **options)
+
+    # --- people
+
+    async def call(self, method: str, path: str, result: Any, **options: Any) -> Any:
+        """A call through the socket; gives the decoded value."""
+        return (await asyncio.to_thread(self.client.call, method, path, result, **options)).value
+
+    async def raw(self, request: bytes) -> bytes:
+        """Bytes as they are to the socket, and all that comes back."""
+        reader, writer = await asyncio.open_unix_connection(self.path)
+        writer.write(request)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    async def sidegate(self, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """The command line in a process of its own, with pipes for standard streams."""
+        return await asyncio.to_thread(_run, [*words], text, {"SIDEGATE_RUNTIME_DIR": str(self.path.parent)})
+
+
+def _run(words: Sequence[str], text: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sidegate", *words]
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("SIDEGATE_")}
+    return subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False, timeout=30, env=inherited | dict(environ)
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(directory: Path, rules: Rules | None = None) -> AsyncIterator[MemoryDaemon]:
+    """A daemon that serves, until the block ends."""
+    daemon = MemoryDaemon(directory, rules or Rules())
+    daemon.engine.watch(daemon.loop.wake)
+    async with asyncio.TaskGroup() as tasks:
+        passes = tasks.create_task(daemon.loop.run(), name="loop")
+        try:
+            async with serve(daemon.commands, daemon.path):
+                yield daemon
+        finally:
+            passes.cancel()

@@ -1,0 +1,117 @@
+"""The rest of the reconciler's outside world in memory: the host, the data plane, the databases.
+
+Each records what it was told (`calls`, as text) and fails only on demand (`fail_next`: call name -> error, once).
+"""
+
+from collections.abc import Mapping
+from ipaddress import IPv4Network
+
+from sidegate.core.model import HostState
+from sidegate.core.routes import Routes
+from sidegate.core.sessions import Session, WorkerStatus
+from sidegate.errors import PortInUseError, SidegateError
+
+
+class Recorder:
+    """What was asked for, and the failures to come."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.fail_next: dict[str, SidegateError] = {}
+
+    def record(self, call: str, *words: object) -> None:
+        """Note a call; raises what `fail_next` holds for it."""
+        self.calls.append(" ".join([call, *map(str, words)]))
+        if error := self.fail_next.pop(call, None):
+            raise error
+
+
+class MemoryHost(Recorder):
+    """A host with a fast path to keep. `dead` are pids that ended; `visible` False: a foreign pid namespace."""
+
+    def __init__(self, state: HostState | None = None) -> None:
+        super().__init__()
+        self.state = state or HostState(mtu=1500, fast_path=True)
+        self.dead: set[int] = set()
+        self.visible = True
+
+    async def observe(self) -> HostState:
+        return self.state
+
+    async def install_fast_path(self) -> None:
+        self.record("install_fast_path")
+        self.state = _with_fast_path(self.state, there=True)
+
+    async def remove_fast_path(self) -> None:
+        self.record("remove_fast_path")
+        self.state = _with_fast_path(self.state, there=False)
+
+    async def destroy_sockets(self, pid: int, peers: IPv4Network) -> None:
+        self.record("destroy_sockets", pid, peers)
+
+    async def forget_flows(self, peers: IPv4Network) -> None:
+        self.record("forget_flows", peers)
+
+    def alive(self, pid: int) -> bool | None:
+        return pid not in self.dead if self.visible else None
+
+
+def _with_fast_path(state: HostState, *, there: bool) -> HostState:
+    wanted = there if state.fast_path is not None else None
+    return HostState(state.routes, state.mtu, wanted, state.fast_path_fault)
+
+
+class MemoryDataPlane(Recorder):
+    """Forwarders as a dictionary, routes as published. `held`: port -> the process that has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, str] = {}
+        self.live: dict[str, tuple[Session, ...]] = {}
+        self._open: dict[str, int] = {}
+        self._published: Routes | None = None
+        self._version = 0
+
+    def listeners(self) -> Mapping[str, int]:
+        return dict(self._open)
+
+    def published(self) -> Routes | None:
+        return self._published
+
+    async def publish(self, routes: Routes) -> int:
+        self.record("publish")
+        self._version += 1
+        self._published = routes
+        return self._version
+
+    async def open_forwarder(self, database: str, port: int) -> None:
+        self.record("open_forwarder", database, port)
+        if self._open.get(database) == port:
+            return
+        holder = self.held.get(port) or next((name for name, held in self._open.items() if held == port), "")
+        if holder:
+            raise PortInUseError(f"cannot open {database}: port {port} is held by {holder}")
+        self._open[database] = port
+
+    async def close_forwarder(self, database: str) -> int:
+        self.record("close_forwarder", database)
+        self._open.pop(database, None)
+        return len(self.live.pop(database, ()))
+
+    async def sessions(self, database: str) -> tuple[Session, ...]:
+        return self.live.get(database, ())
+
+    def workers(self) -> tuple[WorkerStatus, ...]:
+        return (WorkerStatus(slot=0, pid=4242, state="serving", version=self._version, restarts=0),)
+
+
+class MemoryDatabases(Recorder):
+    """Databases on which every login works; `threads`: how many sessions each has to kill."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: dict[str, int] = {}
+
+    async def kill_sessions(self, database: str, peers: IPv4Network) -> int:
+        self.record("kill_sessions", database, peers)
+        return self.threads.pop(database, 0)
