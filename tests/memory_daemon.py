@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from memory_engine import MemoryEngine
-from memory_store import MemoryStore
 from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost
 
+from sidegate.adapters.store import Store
 from sidegate.api.client import Client
 from sidegate.api.commands import Commands
 from sidegate.api.http import serve
@@ -48,10 +48,10 @@ class MemoryLogins:
 class MemoryDaemon:
     """A daemon under test. `calls` of a client and of the command line run beside it, as other processes would."""
 
-    def __init__(self, directory: Path, rules: Rules) -> None:
+    def __init__(self, directory: Path, store: Store, rules: Rules) -> None:
         self.path = directory / "run" / "control.sock"
         self.engine, self.host, self.data_plane = MemoryEngine(), MemoryHost(), MemoryDataPlane()
-        self.databases, self.logins, self.store = MemoryDatabases(), MemoryLogins(), MemoryStore()
+        self.databases, self.logins, self.store = MemoryDatabases(), MemoryLogins(), store
         self.stopped = asyncio.Event()
         applier = Applier(self.engine, self.host, self.data_plane, self.databases)
         self.loop = Loop(applier=applier, store=self.store, rules=rules)
@@ -114,12 +114,16 @@ def _run(words: Sequence[str], text: str, environ: Mapping[str, str]) -> subproc
 @contextlib.asynccontextmanager
 async def running(directory: Path, rules: Rules | None = None) -> AsyncIterator[MemoryDaemon]:
     """A daemon that serves, until the block ends."""
-    daemon = MemoryDaemon(directory, rules or Rules())
-    daemon.engine.watch(daemon.loop.wake)
-    async with asyncio.TaskGroup() as tasks:
-        passes = tasks.create_task(daemon.loop.run(), name="loop")
-        try:
-            async with serve(daemon.commands, daemon.path):
-                yield daemon
-        finally:
-            passes.cancel()
+    store = await Store.open(directory / "state")
+    try:
+        daemon = MemoryDaemon(directory, store, rules or Rules())
+        async with asyncio.TaskGroup() as tasks:
+            passes = tasks.create_task(daemon.loop.run(), name="loop")
+            daemon.engine.watch(daemon.loop.wake)
+            try:
+                async with serve(daemon.commands, daemon.path):
+                    yield daemon
+            finally:
+                passes.cancel()
+    finally:
+        await store.close()

@@ -6,6 +6,7 @@ import functools
 import os
 import pwd
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -76,7 +77,7 @@ async def serve(settings: Settings) -> None:
 
         async def locate(name: str) -> Location:
             database = loop.last.desired.discovery.databases.get(name)
-            endpoint = database and database.container.endpoint(home_network(name, rules))
+            endpoint = database.container.endpoint(home_network(name, rules)) if database else None
             if database is None or endpoint is None or not endpoint.address:
                 raise LoginFailedError(f"{name} cannot be reached: it is not running on its home network")
             given = store.intent.databases.get(name, DatabaseDetails())
@@ -91,7 +92,7 @@ async def serve(settings: Settings) -> None:
             rules=rules,
             resync_seconds=settings.resync_seconds,
         )
-        commands = Commands(
+        commands = Commands.of(
             World(
                 store=store,
                 loop=loop,
@@ -99,7 +100,7 @@ async def serve(settings: Settings) -> None:
                 logins=databases,
                 data_plane=supervisor,
                 port_holder=lambda port: ports.holder(port) or "",
-                external_host=functools.partial(_external_host, settings, host),
+                external_host=functools.partial(_external_host, settings),
                 stop=stopping.set,
                 clock=time.monotonic,
                 version=__version__,
@@ -151,6 +152,13 @@ def _supervisor(settings: Settings) -> Supervisor:
     )
 
 
-def _external_host(settings: Settings, host: LinuxHost) -> str:
+def _external_host(settings: Settings) -> str:
     """What to tell people to connect to: the setting, else the address of the interface with the default route."""
-    return settings.external_host or host.default_address() or "127.0.0.1"
+    if settings.external_host:
+        return settings.external_host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # asks the routing table; a datagram socket sends nothing by connecting
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])

@@ -4,18 +4,20 @@ import argparse
 import os
 import platform
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import NoReturn
 
 from bench import report
-from bench.bench import Bench, Case, image, progress
+from bench.bench import Bench, image, progress
 from bench.fast_path import FAST_PATH
 from bench.proxy import HTTP_55B
 from e2e.node import run
 
 CASES = {case.name: case for case in (FAST_PATH, HTTP_55B)}
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DOCUMENT = Path(__file__).parents[2] / "docs/benchmarks.md"
 
 
@@ -26,7 +28,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("--only", action="append", choices=CASES, metavar="CASE")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(words)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in INTERRUPTIONS:
+        signal.signal(number, _interrupt)
     cases = [CASES[name] for name in CASES if name in (options.only or CASES)]
     benches = [Bench(case, seconds=1 if options.quick else 4, rounds=3) for case in cases]
     try:
@@ -37,7 +40,7 @@ def main(words: list[str]) -> int:
     except KeyboardInterrupt:
         progress("interrupted; everything that was started is gone")
         return 130
-    except AssertionError as error:  # how e2e.node says that a command or a wait failed
+    except (AssertionError, subprocess.TimeoutExpired) as error:  # how e2e.node says that a command or a wait failed
         progress(str(error))
         return 1
     if options.json:
@@ -71,6 +74,9 @@ def conditions(bench: Bench) -> str:
 
 
 def _interrupt(*_: object) -> NoReturn:
+    """Once is enough: removing what was started must not be interrupted, nor the commands that do it."""
+    for number in INTERRUPTIONS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -5,6 +5,7 @@ Everything made here bears the name `sgbench`. Knows no case and writes no repor
 
 import contextlib
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -88,15 +89,18 @@ class Bench:
         """A daemon with directories, ports, a pool and an instance of its own, ready."""
         with tempfile.TemporaryDirectory(prefix=f"{NAME}-") as directory:
             node = Node(Path(directory), NAME, pool="10.218.0.0/18", ports="34000-34099")
+            node.environ |= {f"SIDEGATE_{key.upper()}": value for key, value in settings.items()}
             try:
                 progress(f"{self.case.name}: starting a daemon")
-                node.start(**settings)
+                node.start()
                 yield node
             finally:
                 progress(f"{self.case.name}: removing what was started")
                 try:
                     node.close()
                 finally:
+                    with contextlib.suppress(AssertionError):  # it was never started
+                        node.stop(signal.SIGKILL)
                     remove_leftovers()
 
 
@@ -125,7 +129,7 @@ def remove_leftovers() -> None:
         run("iptables", "-w", "-D", *rule, check=False)
 
 
-def fast_path_rules(*, own: bool) -> list[Sequence[str]]:
+def fast_path_rules(*, own: bool) -> list[list[str]]:
     """Rules of DOCKER-USER that a Sidegate put there, this benchmark's or others', as `iptables -D` takes them."""
     rules = [shlex.split(line)[1:] for line in _lines("iptables", "-w", "-S", "DOCKER-USER")]
     ours = [rule for rule in rules if f"sidegate:{NAME}" in rule]

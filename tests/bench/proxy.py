@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+from functools import partial
 
 from bench.bench import IMAGE, Bench, Case, progress
 from e2e.node import Node, free_port, wait_for
@@ -20,13 +21,12 @@ def measure_55b(bench: Bench) -> None:
         ports = {"direct": f"{node.addresses(backend)[0]}:8080", "sidegate": f"127.0.0.1:{node.http_port}"}
         ports["nginx"] = _start_nginx(node, ports["direct"])
         for server, port in ports.items():
-            wait_for(f"{server} serves", lambda port=port: _serves(port))
-        bench.alternate(
-            {
-                server: lambda port=ports[server]: bench.wrk(load, f"http://{port}/", "-H", f"Host: {HOST}")
-                for server in ("sidegate", "nginx", "direct")
-            }
-        )
+            wait_for(f"{server} serves", partial(_serves, port))
+        rates = {
+            server: partial(bench.wrk, load, f"http://{ports[server]}/", "-H", f"Host: {HOST}")
+            for server in ("sidegate", "nginx", "direct")
+        }
+        bench.alternate(rates)
 
 
 def _start_nginx(node: Node, backend: str) -> str:
@@ -50,8 +50,8 @@ HTTP_55B = Case(
     name="http-55b",
     unit="req/s",
     subject="sidegate",
-    about="""GET over connections that stay open, 55-byte responses by nginx in an app container on Docker's bridge: through
-Sidegate with one worker, through Debian's nginx with one worker (tests/images/bench/proxy.conf), and to the container's
-own address with no proxy. `wrk -t1 -c32` on the same machine.""",
+    about="""GET over connections that stay open, 55-byte responses by nginx in an app container on Docker's bridge:
+through Sidegate with one worker, through Debian's nginx with one worker (tests/images/bench/proxy.conf), and to the
+container's own address with no proxy. `wrk -t1 -c32` on the same machine.""",
     run=measure_55b,
 )

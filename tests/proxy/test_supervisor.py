@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import h11
 import pytest
 import structlog
 
@@ -117,18 +118,11 @@ async def test_a_worker_holds_its_channel_its_listener_and_nothing_of_the_parent
             for worker in supervised.workers():
                 held = [str(entry.readlink()) for entry in Path(f"/proc/{worker.pid}/fd").iterdir()]
                 assert secret.name not in held
-                sockets = [name for name in held if name.startswith("socket:")]
-                shared = [name for name in sockets if name in mine]
-                assert len(shared) <= 1 + 2  # its listener; 1 and 2 may be sockets of whoever runs the tests
-                assert all(
-                    name.startswith(("socket:", "anon_inode:", "pipe:", "/dev/null"))
-                    or index_of_output(worker.pid, name)
-                    for name in held
-                )
-
-
-def index_of_output(pid: int, name: str) -> bool:
-    return name in {str(Path(f"/proc/{pid}/fd/{number}").readlink()) for number in (1, 2)}
+                outputs = {str(Path(f"/proc/{worker.pid}/fd/{number}").readlink()) for number in (1, 2)}
+                rest = [name for name in held if name not in outputs]
+                assert len([name for name in rest if name in mine and name.startswith("socket:")]) == 1  # the listener
+                # libuv's own: epoll, io_uring, wake-up pipes, a spare descriptor; then the channel and the listener.
+                assert all(name.startswith(("socket:", "anon_inode:", "pipe:", "/dev/null")) for name in rest)
 
 
 async def test_a_worker_killed_under_load_is_replaced_within_a_second_and_nothing_hangs() -> None:
@@ -145,7 +139,7 @@ async def test_a_worker_killed_under_load_is_replaced_within_a_second_and_nothin
                 try:
                     async with asyncio.timeout(5):
                         outcomes.append((await get(supervised.http_port)).decode())
-                except (OSError, AssertionError) as error:
+                except (OSError, h11.RemoteProtocolError) as error:
                     outcomes.append(type(error).__name__)
                 slowest = max(slowest, time.monotonic() - begun)
 

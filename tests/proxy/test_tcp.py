@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.wire import DEADLINE, Client, backend, closed_port, until
+from proxy.wire import DEADLINE, Client, Handler, backend, closed_port, until
 from sidegate.core.routes import DatabaseTarget, Routes
 from sidegate.proxy.gateway import Gateway
 from sidegate.proxy.limits import Limits
@@ -133,21 +133,25 @@ async def test_close_cuts_both_ends_and_counts() -> None:
 
 
 async def test_new_sessions_use_a_new_address_and_old_ones_go_on() -> None:
-    def greeting(name: bytes):  # type: ignore[no-untyped-def]
+    def greeting(name: bytes) -> Handler:
         async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(name)
             await echo(reader, writer)
 
         return handler
 
-    async with backend(greeting(b"a")) as a, backend(greeting(b"b")) as b, forwarding(a) as plant:
-        async with await plant.client() as old:
-            assert await old.exactly(1) == b"a"
-            plant.point_at(b)
-            async with await plant.client() as new:
-                assert await new.exactly(1) == b"b"
-                old.writer.write(b"still")
-                assert await old.exactly(5) == b"still"
+    async with (
+        backend(greeting(b"a")) as a,
+        backend(greeting(b"b")) as b,
+        forwarding(a) as plant,
+        await plant.client() as old,
+    ):
+        assert await old.exactly(1) == b"a"
+        plant.point_at(b)
+        async with await plant.client() as new:
+            assert await new.exactly(1) == b"b"
+            old.writer.write(b"still")
+            assert await old.exactly(5) == b"still"
 
 
 async def test_a_database_is_not_read_faster_than_the_client_reads() -> None:

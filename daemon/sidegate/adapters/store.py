@@ -46,6 +46,7 @@ class Store:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._db: sqlite3.Connection | None = None
+        self._closed = False
         self._intent = Intent()
 
     @classmethod
@@ -64,10 +65,10 @@ class Store:
 
     async def close(self) -> None:
         """Finish what is under way and close the file. Safe to call twice."""
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        except RuntimeError:  # the thread has ended: closed before
+        if self._closed:
             return
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
     @property
@@ -117,7 +118,11 @@ class Store:
             holder = next((name for name, e in self._intent.externals.items() if e.port == port), database)
             if holder != database:
                 raise RefusedError(f"port {port} belongs to {holder}")
-            db.execute("INSERT OR REPLACE INTO externals VALUES (?, ?, ?)", (database, port, enabled))
+            db.execute(
+                "INSERT INTO externals VALUES (?, ?, ?) "
+                "ON CONFLICT (database) DO UPDATE SET port = excluded.port, enabled = excluded.enabled",
+                (database, port, enabled),
+            )
 
         if self._intent.externals.get(database) == External(port, enabled):
             return self._intent
@@ -213,14 +218,14 @@ class Store:
     # --- on the thread
 
     async def _run(self, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise self._closed_error()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}: nothing was changed") from error
         except UnicodeEncodeError as error:
             raise InvalidInputError(f"{error.object!r} is not text that can be stored: {error.reason}") from error
-        except RuntimeError as error:
-            raise StoreError(f"{self._path}: closed: nothing was changed") from error
 
     async def _change(self, change: Change) -> Intent:
         def commit() -> Intent:
@@ -249,7 +254,7 @@ class Store:
     @property
     def _connected(self) -> sqlite3.Connection:
         if self._db is None:
-            raise RuntimeError("the store is closed")
+            raise self._closed_error()
         return self._db
 
     def _open(self) -> None:
@@ -272,7 +277,7 @@ class Store:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
             raise StoreError(
-                f"{self._path} was written by a newer Sidegate (schema {version}, and this one knows {len(MIGRATIONS)}): "
+                f"{self._path} was written by a newer Sidegate (schema {version}; this one knows {len(MIGRATIONS)}): "
                 "run that version, or restore a copy from before the upgrade"
             )
         faults = [fault for (fault,) in db.execute("PRAGMA integrity_check(1)")]
@@ -283,6 +288,9 @@ class Store:
         db.execute("PRAGMA journal_mode = WAL")
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
             db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT")
+
+    def _closed_error(self) -> StoreError:
+        return StoreError(f"{self._path} is closed: the daemon is stopping; nothing was changed")
 
     def _damaged(self, fault: str) -> StoreError:
         return StoreError(
@@ -317,10 +325,10 @@ def _prepare_file(path: Path) -> None:
 
 
 def _refuse_clashes(app: str, present: Sequence[Variable], added: Sequence[Variable]) -> None:
-    keys = {*clashes(present, added)}
-    keys |= {key for i, v in enumerate(added) for key in clashes(added[:i], [v])}
-    if keys:
-        raise KeyClashError(f"{app} would have {', '.join(sorted(keys))} twice in one scope: nothing was added")
+    if keys := clashes(present, added):
+        raise KeyClashError(f"{app} already has {', '.join(keys)} in that scope: nothing was added")
+    if twice := [v.key for i, v in enumerate(added) if clashes(added[:i], [v])]:
+        raise KeyClashError(f"{', '.join(twice)} is given twice for one scope: nothing was added")
 
 
 def _insert_variables(db: sqlite3.Connection, app: str, variables: Sequence[Variable]) -> None:

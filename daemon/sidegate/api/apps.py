@@ -17,14 +17,16 @@ class AppVerbs:
 
     world: World
 
-    async def ls(self) -> list[schemas.AppSummary]:
+    async def ls(self) -> list[schemas.AppView]:
         """Every app, those without containers included."""
         await self.world.seen()
-        return [self._summary(name) for name in sorted(self.world.apps)]
+        return [self._view(name) for name in sorted(self.world.apps)]
 
     async def show(self, name: str) -> schemas.AppView:
         """One app with its replicas. Raises NotFoundError."""
-        await require_app(self.world, name)
+        return self._view(await require_app(self.world, name))
+
+    def _view(self, name: str) -> schemas.AppView:
         world, app, route = self.world, self._app(name), self._route(name)
         addresses = {upstream.replica: upstream.address for upstream in route.upstreams}
         return schemas.AppView(
@@ -39,23 +41,13 @@ class AppVerbs:
                 )
                 for replica in app.replicas
             ],
+            serving=len(route.upstreams),
             domains=self._domains(name),
             urls=self._urls(name),
             connections=world.partners(name),
             unavailable=route.unavailable or None,
             env=sorted({variable.key for variable in world.intent.env.get(name, ())}),
             problems=world.problems(name),
-        )
-
-    def _summary(self, name: str) -> schemas.AppSummary:
-        route = self._route(name)
-        return schemas.AppSummary(
-            name=name,
-            replicas=len(self._app(name).replicas),
-            serving=len(route.upstreams),
-            urls=self._urls(name),
-            connections=self.world.partners(name),
-            unavailable=route.unavailable or None,
         )
 
     def _app(self, name: str) -> App:

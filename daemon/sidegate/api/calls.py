@@ -98,7 +98,7 @@ async def _disconnect(commands: Commands, asked: Asked) -> schemas.Disconnected:
 
 CALLS: tuple[Call, ...] = (
     Call("GET", "/v1/status", ("status",), "How the daemon is", schemas.Status, lambda c, a: c.node.status()),
-    Call("GET", "/v1/apps", ("app ls",), "Every app", list[schemas.AppSummary], lambda c, a: c.apps.ls()),
+    Call("GET", "/v1/apps", ("app ls",), "Every app", list[schemas.AppView], lambda c, a: c.apps.ls()),
     Call(
         "GET",
         "/v1/apps/{app}",

@@ -55,12 +55,13 @@ class ConnectionVerbs:
         await look_again(self.world, request.app, request.target)
         app, target = self._sort(request.app, request.target)
         pair = Pair.of(app, target)
-        self._check_room(pair)
+        self._check_new(pair, app, ())
         variables = await self._variables(app, target, request) if request.env else ()
         async with self.world.writing:
             self._check_new(pair, app, variables)
+            self._check_room(pair)
             await self.world.store.add_connection(pair, app, variables)
-        await self._settle_up(pair)
+        await self._settle_up(pair, keep_variables=not variables)
         if target in self.world.databases and target not in self.world.intent.databases:
             async with self.world.writing:  # so that it is still listed, as absent, when its container is gone
                 if target not in self.world.intent.databases:
@@ -171,7 +172,7 @@ class ConnectionVerbs:
 
     # --- after
 
-    async def _settle_up(self, pair: Pair) -> None:
+    async def _settle_up(self, pair: Pair, *, keep_variables: bool) -> None:
         """Wait for the pass; when it did not bring the connection up, take the intent back and say why."""
         try:
             fault = self._join_fault(await self.world.settle(), pair)
@@ -181,7 +182,7 @@ class ConnectionVerbs:
             return
         async with self.world.writing:
             if pair in self.world.intent.connections:
-                await self.world.store.remove_connection(pair, keep_variables=False)
+                await self.world.store.remove_connection(pair, keep_variables=keep_variables)
         self.world.loop.wake()
         raise fault
 

@@ -23,7 +23,7 @@ from sidegate.api.calls import CALLS, Asked, Call, Text
 from sidegate.api.commands import Commands
 from sidegate.api.listener import listen
 from sidegate.api.schemas import ProblemDocument
-from sidegate.api.world import AuditEntry
+from sidegate.core.audit import AuditEntry
 from sidegate.errors import InvalidInputError, SidegateError
 from sidegate.log import get_logger
 

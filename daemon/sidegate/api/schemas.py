@@ -125,17 +125,6 @@ class Purged(Result):
 # --- apps ----------------------------------------------------------------------------------------------------------
 
 
-class AppSummary(Result):
-    """`unavailable` says why no replica takes requests; null when one does."""
-
-    name: str
-    replicas: int
-    serving: int
-    urls: list[str]
-    connections: list[str]
-    unavailable: str | None
-
-
 class ReplicaView(Result):
     """One container of an app. `address` is where requests go, null when they cannot."""
 
@@ -147,8 +136,11 @@ class ReplicaView(Result):
 
 
 class AppView(Result):
+    """`unavailable` says why no replica takes requests, null when one does; `serving` are how many do."""
+
     name: str
     replicas: list[ReplicaView]
+    serving: int
     domains: list[str]
     urls: list[str]
     connections: list[str]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidegate.api.schemas import ProblemView
+from sidegate.core.audit import AuditEntry
 from sidegate.core.desired import Desired, known_apps, known_databases
 from sidegate.core.labels import Discovery
 from sidegate.core.model import (
@@ -25,19 +26,6 @@ from sidegate.core.plan import Action
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Session, WorkerStatus
 from sidegate.errors import SidegateError
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
-    """Who (the peer of the control socket) did what to what, when (Unix time in seconds) and with which outcome."""
-
-    at: float
-    uid: int
-    pid: int
-    user: str
-    verb: str
-    target: str
-    outcome: str
 
 
 class Store(Protocol):

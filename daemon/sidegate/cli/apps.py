@@ -26,11 +26,13 @@ def app_ls(session: Session) -> None:
     Example:
       sidegate app ls
     """
-    session.show(session.call("GET", "/v1/apps", list[schemas.AppSummary]), _show_apps)
+    session.show(session.call("GET", "/v1/apps", list[schemas.AppView]), _show_apps)
 
 
-def _show_apps(found: list[schemas.AppSummary]) -> None:
-    rows = [(a.name, f"{a.serving}/{a.replicas}", a.unavailable or "serving", a.urls[0], a.connections) for a in found]
+def _show_apps(found: list[schemas.AppView]) -> None:
+    rows = [
+        (a.name, f"{a.serving}/{len(a.replicas)}", a.unavailable or "serving", a.urls[0], a.connections) for a in found
+    ]
     tables.table(
         ("app", "replicas", "state", "url", "connected to"),
         rows,

@@ -18,12 +18,12 @@ class ChunkedError(ValueError):
 
 
 class ChunkedBody:
-    """One chunked body as it arrives. With `payload` set to a list, the data without its framing is appended to it."""
+    """One chunked body as it arrives."""
 
-    __slots__ = ("_left", "_line", "_step", "_trailers", "payload")
+    __slots__ = ("_left", "_line", "_payload", "_step", "_trailers")
 
-    def __init__(self, payload: list[bytes] | None = None) -> None:
-        self.payload = payload
+    def __init__(self) -> None:
+        self._payload: list[bytes] | None = None
         self._step = 0  # 0: a size line, 1: data, 2: the CRLF after data, 3: trailers
         self._left = 0
         self._line = b""
@@ -38,8 +38,8 @@ class ChunkedBody:
         while position < size:
             if self._step == 1:
                 taken = min(self._left, size - position)
-                if self.payload is not None:
-                    self.payload.append(data[position : position + taken])
+                if self._payload is not None:
+                    self._payload.append(data[position : position + taken])
                 position += taken
                 self._left -= taken
                 if not self._left:
@@ -59,6 +59,12 @@ class ChunkedBody:
             if self._take_line(line):
                 return position
         return -1
+
+    def payload_of(self, data: bytes) -> bytes:
+        """Instead of `feed`: the data in `data` without its framing. Raises ChunkedError."""
+        self._payload = []
+        self.feed(data)
+        return b"".join(self._payload)
 
     def _check_partial(self, line: bytes) -> None:
         """Refuse early what no further byte can repair."""

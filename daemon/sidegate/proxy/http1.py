@@ -205,14 +205,10 @@ class ClientConnection(asyncio.Protocol):
         self.bodiless = request.method == b"HEAD"
         first = request.sent_on
         if request.fields.length or rest:
-            upload = RequestBody(request.fields.length)
-            try:
-                body, rest = upload.take(rest)
-            except ChunkedError as error:
-                self._refuse(HTTPStatus.BAD_REQUEST, f"The request's body is malformed: {error}.")
+            self._upload = RequestBody(request.fields.length)
+            body = self._body_of(rest)
+            if body is None:
                 return
-            self._ahead.add(rest)
-            self._upload = None if upload.complete else upload
             first += body
         app = self._app
         if app is None:
@@ -234,23 +230,30 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._start_dial(app, choices)
 
-    def _upload_received(self, data: bytes) -> None:
+    def _body_of(self, data: bytes) -> bytes | None:
+        """What of `data` belongs to the body in hand; the rest is kept for later. None: refused."""
         assert self._upload is not None
-        self._since = self._gateway.tick
         try:
-            data, rest = self._upload.take(data)
+            body, rest = self._upload.take(data)
         except ChunkedError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, f"The request's body is malformed: {error}.")
-            return
+            return None
         if self._upload.complete:
             self._upload = None
             self._ahead.add(rest)
+        return body
+
+    def _upload_received(self, data: bytes) -> None:
+        self._since = self._gateway.tick
+        body = self._body_of(data)
+        if body is None:
+            return
         if self._connection is None:
-            self._first += data  # at most what was on its way when reading was paused
+            self._first += body  # at most what was on its way when reading was paused
         elif self._connection.transport is not None:
             self._replayable = False
             self._first = b""
-            self._connection.transport.write(data)
+            self._connection.transport.write(body)
 
     # --- the backend ------------------------------------------------------------------------------------------------
 
@@ -309,7 +312,7 @@ class ClientConnection(asyncio.Protocol):
             self._closing = True
         start = head.sent_on(modern=request.modern, close=self._closing)
         if unframed and bodied and length == CHUNKED:
-            self._dechunk = ChunkedBody([])
+            self._dechunk = ChunkedBody()
             self.transport.write(start)
         else:
             self.transport.write(start + first)
@@ -319,11 +322,7 @@ class ClientConnection(asyncio.Protocol):
 
     def body_received(self, data: bytes, ended: bool) -> None:
         if self._dechunk is not None:
-            self._dechunk.feed(data)  # read once already, it cannot fail
-            payload = self._dechunk.payload
-            assert payload is not None
-            data = b"".join(payload)
-            payload.clear()
+            data = self._dechunk.payload_of(data)  # read once already, it cannot fail
         if data:
             self.transport.write(data)
         if ended:

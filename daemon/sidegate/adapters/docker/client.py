@@ -12,7 +12,6 @@ import socket
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Network
 from typing import TypeVar
@@ -32,6 +31,7 @@ from sidegate.adapters.docker.documents import (
     Event,
     ImageDocument,
     NetworkDocument,
+    PathStat,
 )
 from sidegate.errors import EngineError, EngineUnavailableError
 
@@ -53,8 +53,6 @@ EVENT_FILTERS = {
         *("tag", "untag", "delete", "pull", "load", "import"),
     ],
 }
-NOT_REGULAR = 0x8F280000
-"""Go's fs.ModeType: directory, link, pipe, socket or device."""
 
 
 class EngineAnswerError(EngineError):
@@ -68,26 +66,6 @@ class EngineAnswerError(EngineError):
 
 class UnconfirmedError(EngineError):
     """A change was sent and its answer did not come in time: done or not, only another look can tell."""
-
-
-class PathStat(msgspec.Struct, frozen=True):
-    """What the engine says of a path in a container. `link_target` is empty for what is no link, else absolute."""
-
-    size: int
-    mode: int
-    link_target: str = msgspec.field(name="linkTarget", default="")
-
-    @property
-    def regular(self) -> bool:
-        return not self.mode & NOT_REGULAR
-
-
-@dataclass(frozen=True, slots=True)
-class Archived:
-    """One path of a container."""
-
-    stat: PathStat
-    content: bytes
 
 
 class EngineClient:
@@ -155,10 +133,10 @@ class EngineClient:
             lambda api: msgspec.convert(api.inspect_image(image_id), type=ImageDocument),  # type: ignore[no-untyped-call]
         )
 
-    def archive(self, container_id: str, path: str, limit: int) -> Archived:
-        """One path of a container (`GET /containers/{id}/archive`); content only of a file of at most `limit` bytes."""
+    def archive(self, container_id: str, path: str, limit: int) -> tuple[PathStat, bytes]:
+        """A path's stat (`GET /containers/{id}/archive`), and the content of a file of at most `limit` bytes."""
 
-        def get(api: docker.APIClient) -> Archived:
+        def get(api: docker.APIClient) -> tuple[PathStat, bytes]:
             url = f"{api.base_url}/v{api.api_version}/containers/{container_id}/archive"
             # Not the SDK's get_archive: it takes the timeout off the socket and gives no way to stop half-way.
             with api.get(url, params={"path": path}, stream=True, timeout=self.timeout) as response:
@@ -175,7 +153,7 @@ class EngineClient:
                         member = archive.next()
                         file = archive.extractfile(member) if member else None
                         content = file.read() if file else b""
-                return Archived(stat, content)
+                return stat, content
 
         return self._call(f"read {path} in container {container_id[:12]}", get)
 

@@ -16,6 +16,8 @@ TCP_PORT = re.compile(r"(\d+)(?:/tcp)?")
 RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 HEALTH_IN_STATUS = re.compile(r"\((?:health: )?(starting|healthy|unhealthy)\)")
 SHORT_ID = 12
+NOT_REGULAR = 0x8F280000
+"""Go's fs.ModeType: directory, link, pipe, socket or device."""
 
 
 class Document(msgspec.Struct, frozen=True, rename="pascal"):
@@ -115,6 +117,18 @@ class ImageDocument(Document, frozen=True):
     @property
     def labels(self) -> Mapping[str, str]:
         return (self.config.labels if self.config else None) or {}
+
+
+class PathStat(msgspec.Struct, frozen=True):
+    """The X-Docker-Container-Path-Stat header. `link_target` is empty for what is no link, else absolute."""
+
+    size: int
+    mode: int
+    link_target: str = msgspec.field(name="linkTarget", default="")
+
+    @property
+    def regular(self) -> bool:
+        return not self.mode & NOT_REGULAR
 
 
 class Subnet(Document, frozen=True):

@@ -159,18 +159,22 @@ class DockerEngine:
         no regular file or longer than 64 KiB."""
         where = f"{path} in container {container_id[:12]}"
         try:
-            found = await self._ask(f"read {where}", lambda: self._client.archive(container_id, path, FILE_LIMIT))
-            if target := found.stat.link_target:
-                found = await self._ask(f"read {where}", lambda: self._client.archive(container_id, target, FILE_LIMIT))
+            stat, content = await self._ask(
+                f"read {where}", lambda: self._client.archive(container_id, path, FILE_LIMIT)
+            )
+            if target := stat.link_target:
+                stat, content = await self._ask(
+                    f"read {where}", lambda: self._client.archive(container_id, target, FILE_LIMIT)
+                )
         except EngineAnswerError as error:
             if error.http_status == 404:
                 raise NotFoundError(f"there is no {where}: {error.said}") from error
             raise
-        if not found.stat.regular:
+        if not stat.regular:
             raise EngineError(f"cannot read {where}: it is not a regular file")
-        if found.stat.size > FILE_LIMIT:
-            raise EngineError(f"cannot read {where}: {found.stat.size} bytes are more than {FILE_LIMIT}")
-        return found.content
+        if stat.size > FILE_LIMIT:
+            raise EngineError(f"cannot read {where}: {stat.size} bytes are more than {FILE_LIMIT}")
+        return content
 
     # --- changing --------------------
 

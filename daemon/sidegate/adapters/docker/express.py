@@ -28,8 +28,8 @@ Join = tuple[str, frozenset[str]]
 """A network's name, and the aliases to have there."""
 
 Joins = Callable[[Container], Sequence[Join]]
-"""Where a container that was just created belongs. Called on the event thread with what the create event tells: id,
-name, image, labels, image labels; state "created", no endpoints, an empty environment. Must be quick and change nothing."""
+"""Where a container that was just created belongs. Called on the event thread with what the create event tells (id,
+name, image, labels, image labels; no environment and no endpoints). Must be quick, and change nothing."""
 
 log = structlog.get_logger("sidegate.docker")
 

@@ -1,0 +1,1 @@
+"""Database servers: real logins and the ending of sessions, one module per wire protocol."""

@@ -1,0 +1,389 @@
+import asyncio
+import dataclasses
+import os
+import random
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from sidegate.adapters import store as store_module
+from sidegate.adapters.store import Store
+from sidegate.adapters.store_schema import MIGRATIONS
+from sidegate.core.audit import AuditEntry
+from sidegate.core.model import DatabaseDetails, External, Intent, Pair, Variable
+from sidegate.errors import (
+    DuplicateConnectionError,
+    InvalidInputError,
+    KeyClashError,
+    NotFoundError,
+    RefusedError,
+    StoreError,
+)
+
+SHOP = Pair.of("shop", "shop-db")
+BROUGHT = (
+    Variable("DB_HOST", "shop-db.internal", source="connection:shop-db"),
+    Variable("DB_PASSWORD", "x'; DROP TABLE variables; -- \n`$HOME`", source="connection:shop-db", secret=True),
+)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = await Store.open(tmp_path)
+    yield store
+    await store.close()
+
+
+async def reopened(directory: Path) -> Intent:
+    store = await Store.open(directory)
+    await store.close()
+    return store.intent
+
+
+def entry(number: int) -> AuditEntry:
+    return AuditEntry(1.5 + number, 1000, 42, "ann", "connect", f"shop-{number} shop-db", "done")
+
+
+# --- what is kept
+
+
+async def test_everything_is_there_again_after_a_restart(store: Store, tmp_path: Path) -> None:
+    await store.add_connection(SHOP, "shop", BROUGHT)
+    await store.set_external("shop-db", 30001, enabled=True)
+    await store.set_database_details("shop-db", DatabaseDetails("u", "p", "s", "r"))
+    await store.set_variables("shop", [Variable("A", "1", "build"), Variable("A", "2", "runtime")])
+    await store.replace_claims({"shop.example.com/api": "shop"})
+    assert store.intent == Intent(
+        connections=frozenset({SHOP}),
+        externals={"shop-db": External(30001, True)},
+        databases={"shop-db": DatabaseDetails("u", "p", "s", "r")},
+        env={"shop": (*BROUGHT, Variable("A", "1", "build"), Variable("A", "2", "runtime"))},
+        claims={"shop.example.com/api": "shop"},
+    )
+    await store.close()
+    assert await reopened(tmp_path) == store.intent
+
+
+async def test_each_commit_makes_a_new_value_and_leaves_the_old_one_alone(store: Store) -> None:
+    before = store.intent
+    after = await store.add_connection(SHOP, "shop")
+    assert after is store.intent
+    assert before == Intent()
+
+
+async def test_only_the_daemon_can_read_the_files(tmp_path: Path) -> None:
+    directory = tmp_path / "var" / "state"
+    store = await Store.open(directory)
+    await store.add_connection(SHOP, "shop")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (directory, *directory.iterdir())}
+    await store.close()
+    assert modes == {"state": 0o700, "sidegate.db": 0o600, "sidegate.db-wal": 0o600, "sidegate.db-shm": 0o600}
+
+
+async def test_an_intent_of_the_same_content_is_not_written_again(store: Store) -> None:
+    intent = await store.replace_claims({"a.example.com": "shop"})
+    assert await store.replace_claims({"a.example.com": "shop"}) is intent
+    intent = await store.set_external("shop-db", 30001, enabled=False)
+    assert await store.set_external("shop-db", 30001, enabled=False) is intent
+
+
+# --- connections and variables
+
+
+async def test_a_pair_is_connected_once_whichever_end_comes_first(store: Store) -> None:
+    await store.add_connection(Pair.of("web", "api"), "web")
+    with pytest.raises(DuplicateConnectionError, match="api and web are connected already"):
+        await store.add_connection(Pair.of("api", "web"), "api")
+
+
+async def test_a_clash_lists_the_keys_and_adds_nothing(store: Store) -> None:
+    await store.set_variables("shop", [Variable("DB_HOST", "x", "both"), Variable("DB_PASSWORD", "x")])
+    before = store.intent
+    with pytest.raises(KeyClashError, match="shop already has DB_HOST, DB_PASSWORD"):
+        await store.add_connection(SHOP, "shop", BROUGHT)
+    with pytest.raises(KeyClashError, match="TWICE is given twice"):
+        await store.add_connection(SHOP, "shop", [Variable("TWICE", "1"), Variable("TWICE", "2", "both")])
+    assert store.intent is before
+
+
+async def test_a_key_may_be_there_once_for_builds_and_once_for_running(store: Store) -> None:
+    await store.set_variables("shop", [Variable("DB_HOST", "x", "build")])
+    await store.add_connection(SHOP, "shop", BROUGHT)
+    with pytest.raises(KeyClashError, match="shop already has DB_HOST"):
+        await store.set_variables("shop", [Variable("DB_HOST", "y", "both")])
+    assert [(v.key, v.scope) for v in store.intent.env["shop"]] == [
+        ("DB_HOST", "build"),
+        ("DB_HOST", "runtime"),
+        ("DB_PASSWORD", "runtime"),
+    ]
+
+
+async def test_setting_replaces_and_unsetting_removes(store: Store) -> None:
+    await store.set_variables("shop", [Variable("A", "1", "build"), Variable("A", "1", "runtime"), Variable("B", "1")])
+    await store.set_variables("shop", [Variable("A", "2", "build")])
+    assert {(v.key, v.scope): v.value for v in store.intent.env["shop"]} == {
+        ("A", "build"): "2",
+        ("A", "runtime"): "1",
+        ("B", "runtime"): "1",
+    }
+    await store.unset_variable("shop", "A", "runtime")
+    await store.unset_variable("shop", "A")
+    assert [v.key for v in store.intent.env["shop"]] == ["B"]
+    with pytest.raises(NotFoundError, match="shop has no variable A for build"):
+        await store.unset_variable("shop", "A", "build")
+    assert (await store.unset_variable("shop", "B")).env == {}
+
+
+async def test_a_connection_takes_its_variables_with_it_from_both_ends(store: Store) -> None:
+    pair = Pair.of("web", "api")
+    await store.add_connection(pair, "web", [Variable("API_HOST", "api.internal", source="connection:api")])
+    others = [Variable("OWN", "1"), Variable("OTHER", "1", source="connection:db")]
+    await store.set_variables("web", others)
+    await store.set_variables("api", [Variable("WEB_HOST", "web.internal", source="connection:web")])
+    intent = await store.remove_connection(pair, keep_variables=False)
+    assert intent == Intent(env={"web": tuple(others)})
+
+
+async def test_variables_stay_where_that_is_chosen(store: Store) -> None:
+    await store.add_connection(SHOP, "shop", BROUGHT)
+    intent = await store.remove_connection(SHOP, keep_variables=True)
+    assert intent == Intent(env={"shop": BROUGHT})
+    with pytest.raises(NotFoundError, match="shop and shop-db are not connected"):
+        await store.remove_connection(SHOP, keep_variables=True)
+
+
+async def test_two_databases_never_share_a_port(store: Store) -> None:
+    await store.set_external("shop-db", 30001, enabled=False)
+    with pytest.raises(RefusedError, match="port 30001 belongs to shop-db"):
+        await store.set_external("blog-db", 30001, enabled=True)
+    await store.set_external("shop-db", 30001, enabled=True)
+    assert store.intent.externals == {"shop-db": External(30001, True)}
+
+
+async def test_text_that_is_no_unicode_is_refused(store: Store) -> None:
+    with pytest.raises(InvalidInputError):
+        await store.set_variables("shop", [Variable("A", "\ud800")])
+    await store.set_variables("shop", [Variable("A", "“quotes” \0 😀")])
+    assert store.intent.env["shop"][0].value == "“quotes” \0 😀"
+
+
+async def test_a_purge_forgets_everything_but_the_audit_trail(store: Store) -> None:
+    await store.add_connection(SHOP, "shop", BROUGHT)
+    await store.set_external("shop-db", 30001, enabled=True)
+    await store.append_audit(entry(1))
+    assert await store.purge() == Intent()
+    assert await store.audit(9) == (entry(1),)
+
+
+async def test_a_removed_password_is_not_left_in_the_file(store: Store, tmp_path: Path) -> None:
+    await store.set_database_details("shop-db", DatabaseDetails("u", "correct-horse", "s", ""))
+    await store.purge()
+    await store.close()
+    assert b"correct-horse" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+async def test_the_audit_trail_is_newest_first_and_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "AUDIT_KEPT", 3)
+    for number in range(5):
+        await store.append_audit(entry(number))
+    assert await store.audit(10) == (entry(4), entry(3), entry(2))
+    assert await store.audit(1) == (entry(4),)
+
+
+async def test_concurrent_mutations_all_happen(store: Store, tmp_path: Path) -> None:
+    await asyncio.gather(*(store.add_connection(Pair.of(f"app-{n}", "db"), f"app-{n}") for n in range(50)))
+    assert len(store.intent.connections) == 50
+    await store.close()
+    assert await reopened(tmp_path) == store.intent
+
+
+async def test_a_closed_store_says_so(store: Store) -> None:
+    await store.close()
+    await store.close()
+    with pytest.raises(StoreError, match="is closed"):
+        await store.purge()
+
+
+# --- what goes wrong
+
+
+async def test_a_newer_file_is_left_alone(store: Store, tmp_path: Path) -> None:
+    await store.close()
+    with closing(sqlite3.connect(tmp_path / "sidegate.db")) as db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    with pytest.raises(StoreError, match="was written by a newer Sidegate"):
+        await Store.open(tmp_path)
+
+
+async def test_a_migration_that_fails_leaves_the_old_schema(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.add_connection(SHOP, "shop")
+    await store.close()
+    broken = (*MIGRATIONS, "DROP TABLE claims; SELECT nonsense")
+    monkeypatch.setattr(store_module, "MIGRATIONS", broken)
+    with pytest.raises(StoreError, match="cannot be opened: no such column: nonsense"):
+        await Store.open(tmp_path)
+    monkeypatch.setattr(store_module, "MIGRATIONS", (*MIGRATIONS, "CREATE TABLE more (a)"))
+    assert (await reopened(tmp_path)).connections == {SHOP}
+    assert (await reopened(tmp_path)).connections == {SHOP}
+
+
+@pytest.mark.parametrize("damage", ["garbage", "torn", "foreign", "emptied", "gone"])
+async def test_a_file_that_is_not_ours_or_not_whole_is_never_replaced(
+    store: Store, tmp_path: Path, damage: str
+) -> None:
+    file, wal = tmp_path / "sidegate.db", tmp_path / "sidegate.db-wal"
+    await store.set_variables("shop", [Variable(f"KEY_{n}", "v" * 200) for n in range(500)])
+    log = wal.read_bytes()
+    await store.close()
+    match damage:
+        case "garbage":
+            file.write_bytes(b"garbage" * 1000)
+        case "torn":
+            content = bytearray(file.read_bytes())
+            content[8192:40960] = os.urandom(32768)
+            file.write_bytes(content)
+        case "foreign":
+            file.unlink()
+            with closing(sqlite3.connect(file)) as db:
+                db.execute("CREATE TABLE somebodys (a)")
+        case "emptied":
+            file.write_bytes(b"")
+            wal.write_bytes(log)
+        case "gone":
+            file.unlink()
+            wal.write_bytes(log)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(StoreError, match=str(file)):
+        await Store.open(tmp_path)
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {name: after[name] for name in before} == before
+
+
+async def test_a_place_that_everybody_can_write_to_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with pytest.raises(StoreError, match="can be written by everybody"):
+        await Store.open(tmp_path)
+
+
+async def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "sidegate.db").symlink_to("/etc/passwd")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        await Store.open(tmp_path)
+
+
+async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"file/state/sidegate\.db: cannot be opened: Not a directory"):
+        await Store.open(tmp_path / "file" / "state")
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """Writes beyond `size` bytes fail as on a broken disk (EFBIG is an I/O error to SQLite)."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+async def test_a_failed_write_changes_nothing_and_the_next_one_may_succeed(store: Store, tmp_path: Path) -> None:
+    before = await store.set_variables("shop", [Variable("A", "1")])
+    size = (tmp_path / "sidegate.db-wal").stat().st_size
+    large = [Variable("LARGE", "x" * 100_000)]
+    with no_file_larger_than(size + 20_000), pytest.raises(StoreError, match=r"I/O error: nothing was changed"):
+        await store.set_variables("shop", large)
+    assert store.intent is before
+    after = await store.set_variables("shop", large)
+    await store.close()
+    assert await reopened(tmp_path) == after
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+async def test_a_full_disk_changes_nothing_and_with_room_again_all_is_well(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "sidegate-test", tmp_path], check=True)
+    try:
+        store = await Store.open(tmp_path)
+        before = await store.set_variables("shop", [Variable("A", "1")])
+        filler = tmp_path / "filler"
+        with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        with pytest.raises(StoreError, match="full: nothing was changed"):
+            await store.set_variables("shop", [Variable("LARGE", "x" * 50_000)])
+        with pytest.raises(StoreError, match="full: nothing was changed"):
+            await store.append_audit(dataclasses.replace(entry(1), target="x" * 50_000))
+        assert store.intent is before
+        filler.unlink()
+        after = await store.set_variables("shop", [Variable("LARGE", "x" * 50_000)])
+        await store.close()
+        assert await reopened(tmp_path) == after
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+async def test_another_writer_is_waited_for_and_then_named(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.close()
+    monkeypatch.setattr(store_module, "LOCKED_SECONDS", 0.01)
+    store = await Store.open(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "sidegate.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="database is locked: nothing was changed"):
+            await store.add_connection(SHOP, "shop")
+        assert store.intent == Intent()
+        other.execute("ROLLBACK")
+        await store.add_connection(SHOP, "shop")
+    await store.close()
+
+
+STREAM_OF_COMMITS = """
+import asyncio, sys
+from pathlib import Path
+from sidegate.adapters.store import Store
+from sidegate.core.model import Pair, Variable
+
+async def main():
+    store = await Store.open(Path(sys.argv[1]))
+    number = len(store.intent.connections)
+    while True:
+        app = f"app-{number}"
+        await store.add_connection(Pair.of(app, "db"), app, [Variable("DB_HOST", "db.internal"), Variable("N", app)])
+        print(number, flush=True)
+        number += 1
+
+asyncio.run(main())
+"""
+
+
+async def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    rounds, chance = 20, random.Random(1)
+    expected = 0
+    for _ in range(rounds):
+        with subprocess.Popen(
+            [sys.executable, "-c", STREAM_OF_COMMITS, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout
+            lines = [child.stdout.readline() for _ in range(chance.randint(1, 8))]
+            child.send_signal(signal.SIGKILL)
+            # What still stands in the pipe was acknowledged before the kill too.
+            lines += child.stdout.readlines()
+        acknowledged = [int(line) for line in lines if line.endswith("\n")]
+        intent = await reopened(tmp_path)
+        count = len(intent.connections)
+        assert acknowledged
+        assert count > max(acknowledged) >= expected
+        assert intent.connections == {Pair.of(f"app-{n}", "db") for n in range(count)}
+        assert all(len(intent.env[f"app-{n}"]) == 2 for n in range(count))
+        expected = count
