@@ -14,8 +14,8 @@ from typing import Any
 
 from memory_engine import MemoryEngine
 from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost
-
 from sidegate.adapters.store import Store
+from sidegate.api import schemas
 from sidegate.api.client import Client
 from sidegate.api.commands import Commands
 from sidegate.api.http import serve
@@ -76,7 +76,8 @@ class MemoryDaemon:
     # --- containers
 
     def app(self, name: str, number: int = 1, **options: Any) -> Container:
-        return self.engine.run(f"{name}-{number}", labels={"sidegate.app": name}, **options)
+        labels = {"sidegate.app": name, **options.pop("labels", {})}
+        return self.engine.run(f"{name}-{number}", labels=labels, **options)
 
     def database(self, name: str, env: Mapping[str, str] = LOGIN, **options: Any) -> Container:
         labels = {"sidegate.database": name, "sidegate.engine": "mariadb"}
@@ -86,7 +87,8 @@ class MemoryDaemon:
 
     async def call(self, method: str, path: str, result: Any, **options: Any) -> Any:
         """A call through the socket; gives the decoded value."""
-        return (await asyncio.to_thread(self.client.call, method, path, result, **options)).value
+        reply = await asyncio.to_thread(lambda: self.client.call(method, path, result, **options))
+        return reply.value
 
     async def raw(self, request: bytes) -> bytes:
         """Bytes as they are to the socket, and all that comes back."""
@@ -97,6 +99,14 @@ class MemoryDaemon:
         writer.close()
         await writer.wait_closed()
         return answer
+
+    async def settled(self) -> "MemoryDaemon":
+        """Everything that containers ask for is done."""
+        await self.loop.settle()
+        return self
+
+    async def connect(self, app: str, target: str, **options: Any) -> schemas.Connected:
+        return await self.commands.connections.connect(schemas.ConnectRequest(app=app, target=target, **options))
 
     async def sidegate(self, *words: str, text: str = "") -> subprocess.CompletedProcess[str]:
         """The command line in a process of its own, with pipes for standard streams."""
@@ -117,13 +127,14 @@ async def running(directory: Path, rules: Rules | None = None) -> AsyncIterator[
     store = await Store.open(directory / "state")
     try:
         daemon = MemoryDaemon(directory, store, rules or Rules())
-        async with asyncio.TaskGroup() as tasks:
-            passes = tasks.create_task(daemon.loop.run(), name="loop")
-            daemon.engine.watch(daemon.loop.wake)
-            try:
-                async with serve(daemon.commands, daemon.path):
-                    yield daemon
-            finally:
-                passes.cancel()
+        passes = asyncio.create_task(daemon.loop.run(), name="loop")
+        daemon.engine.watch(daemon.loop.wake)
+        try:
+            async with serve(daemon.commands, daemon.path):
+                yield daemon
+        finally:
+            passes.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await passes
     finally:
         await store.close()

@@ -6,7 +6,7 @@ Owns containers, networks and their addresses. Fails only when told to.
 
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -14,6 +14,9 @@ from sidegate.core.model import Container, Endpoint, EngineState, Network
 from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, SidegateError, SubnetTakenError
 
 FILE_LIMIT = 64 * 1024
+
+Joins = Callable[[Container], Sequence[tuple[str, frozenset[str]]]]
+"""As in sidegate.adapters.docker.express."""
 
 
 @dataclass
@@ -52,6 +55,7 @@ class MemoryEngine:
         self.files: dict[tuple[str, str], bytes] = {}
         self.closed = False
         self._wake: Callable[[], None] | None = None
+        self._joins: Joins | None = None
         self._containers: dict[str, Container] = {}
         self._networks: dict[str, MemoryNetwork] = {}
         self._serial = itertools.count(1)
@@ -134,8 +138,8 @@ class MemoryEngine:
             raise EngineError(f"cannot read {path} in container {container_id[:12]}: {len(content)} bytes are too many")
         return content
 
-    def watch(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+    def watch(self, wake: Callable[[], None], joins: Joins | None = None) -> None:
+        self._wake, self._joins = wake, joins
         wake()
 
     async def close(self) -> None:
@@ -159,7 +163,12 @@ class MemoryEngine:
             endpoints=tuple(Endpoint(network) for network in configured),
             created=f"2026-01-01T00:00:00.{number:09d}Z",
         )
-        return self._put(replace(container, **fields))  # type: ignore[arg-type]
+        created = replace(container, **fields)  # type: ignore[arg-type]
+        self._containers[created.id] = created
+        if self._joins is not None and not self.deaf:
+            told = replace(created, env={}, endpoints=(), network_mode="default")
+            self._attach(created.id, self._joins(told))
+        return self._put(self._containers[created.id])
 
     def start(self, container_id: str) -> Container:
         """`docker start`: an address on every configured network; a network that is gone fails it, as Docker does."""
@@ -240,6 +249,13 @@ class MemoryEngine:
         self._containers[container.id] = container
         self._changed()
         return container
+
+    def _attach(self, container_id: str, joins: Sequence[tuple[str, frozenset[str]]]) -> None:
+        for network, aliases in joins:
+            container = self._containers[container_id]
+            if network in self._networks and not container.endpoint(network):
+                added = (*container.endpoints, Endpoint(network, "", aliases))
+                self._containers[container_id] = replace(container, endpoints=added)
 
     def _detach(self, container_id: str, network: str) -> bool:
         container = self._containers.get(container_id)

@@ -82,8 +82,9 @@ async def serve(settings: Settings) -> None:
                 raise LoginFailedError(f"{name} cannot be reached: it is not running on its home network")
             given = store.intent.databases.get(name, DatabaseDetails())
             details = await resolve_details(database, given, engine.read_file)
-            networks = frozenset(e.network for e in database.container.endpoints)
-            return Location(database.engine, endpoint.address, details, networks)
+            subnets = {n.name: tuple(s for s in n.subnets if ":" not in s) for n in loop.last.state.networks}
+            networks = {e.network: subnets.get(e.network, ()) for e in database.container.endpoints}
+            return Location(endpoint.address, details, networks)
 
         databases = DatabaseServers(locate)
         loop = Loop(
@@ -92,7 +93,7 @@ async def serve(settings: Settings) -> None:
             rules=rules,
             resync_seconds=settings.resync_seconds,
         )
-        commands = Commands.of(
+        commands = Commands(
             World(
                 store=store,
                 loop=loop,

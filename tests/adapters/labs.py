@@ -4,11 +4,11 @@ import asyncio
 import itertools
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network
 from typing import Protocol
 
-from memory_engine import MemoryEngine
+from memory_engine import Joins, MemoryEngine
 from sidegate.adapters.docker import DockerEngine
 from sidegate.core.model import Container
 from sidegate.reconciler.world import Engine
@@ -23,6 +23,8 @@ class Lab(Protocol):
     """An engine, and what an operator does to it behind our back. Containers are told by id, networks by name."""
 
     engine: Engine
+
+    def watch(self, wake: Callable[[], None], joins: Joins | None = None) -> None: ...
 
     async def create(self, *, labels: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None) -> str: ...
 
@@ -71,6 +73,9 @@ class MemoryLab:
         self.memory = MemoryEngine()
         self.engine: Engine = self.memory
 
+    def watch(self, wake: Callable[[], None], joins: Joins | None = None) -> None:
+        self.memory.watch(wake, joins)
+
     async def create(self, *, labels: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None) -> str:
         name = f"{PREFIX}-c{next(SERIAL)}"
         return self.memory.create(name, image=IMAGE, labels=labels or {}, env=env or {}).id
@@ -109,6 +114,9 @@ class DockerLab:
         self.docker = DockerEngine()
         self.engine: Engine = self.docker
         self._made: set[str] = set()
+
+    def watch(self, wake: Callable[[], None], joins: Joins | None = None) -> None:
+        self.docker.watch(wake, joins)
 
     async def create(self, *, labels: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None) -> str:
         options = [f"--label={k}={v}" for k, v in (labels or {}).items()]

@@ -74,7 +74,7 @@ def conditions(bench: Bench) -> str:
 
 
 def _interrupt(*_: object) -> NoReturn:
-    """Once is enough: removing what was started must not be interrupted, nor the commands that do it."""
+    """Once is enough: removing what was started must not be interrupted."""
     for number in INTERRUPTIONS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -160,3 +160,11 @@ def test_a_bad_domain_is_reported_and_the_good_one_next_to_it_stays() -> None:
 
 def test_swarm_tasks_are_said_to_be_unsupported() -> None:
     assert "swarm" in problems(app("shop", labels={"com.docker.swarm.task.id": "t"}))[0]
+
+
+def test_a_container_belongs_to_one_daemon() -> None:
+    """Two daemons on one engine never fight over a container; without the label it is the default instance's."""
+    theirs = app("shop", labels={"sidegate.instance": "other"})
+    assert not discover([theirs], RULES).apps
+    assert discover([theirs], Rules(instance="other")).apps
+    assert not discover([app("shop")], Rules(instance="other")).apps

@@ -56,6 +56,8 @@ class Node:
         self, directory: Path, name: str, *, pool: str, ports: str, docker: str = "", namespace: str = ""
     ) -> None:
         self.name = name
+        self.ours = ["--label", f"sidegate.instance={name}"]
+        """Options of `docker run` that make a container this daemon's business and no other's."""
         self.directory = directory
         self.inside = ["ip", "netns", "exec", namespace] if namespace else []
         self.http_port = 80 if namespace else free_port()
@@ -167,7 +169,7 @@ class Node:
         """`docker run -d`; returns the container's full name."""
         full = self.container(name)
         self._containers.append(full)
-        self.docker("run", "-d", "--name", full, *options, image, *command)
+        self.docker("run", "-d", "--name", full, *self.ours, *options, image, *command)
         return full
 
     def app(self, app: str, *options: str, name: str = "", command: Sequence[str] = ()) -> str:

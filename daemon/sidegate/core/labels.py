@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from sidegate.core.database_engines import DATABASE_ENGINES
-from sidegate.core.model import DATABASE_PORT, Container, Problem, Rules, name_fault
+from sidegate.core.model import DATABASE_PORT, DEFAULT_INSTANCE, Container, Problem, Rules, name_fault
 from sidegate.errors import FixedPortError
 
 PREFIX = "sidegate."
 APP, DATABASE, ENGINE = "sidegate.app", "sidegate.database", "sidegate.engine"
 PORT, DOMAINS, HEALTH = "sidegate.port", "sidegate.domains", "sidegate.health"
 NETWORK, PHASE, ENABLE = "sidegate.network", "sidegate.phase", "sidegate.enable"
-KNOWN = frozenset({APP, DATABASE, ENGINE, PORT, DOMAINS, HEALTH, NETWORK, PHASE, ENABLE})
 MANAGED, INSTANCE = "sidegate.managed", "sidegate.instance"
+KNOWN = frozenset({APP, DATABASE, ENGINE, PORT, DOMAINS, HEALTH, NETWORK, PHASE, ENABLE})
 END_A, END_B = "sidegate.end.a", "sidegate.end.b"
 SWARM_TASK = "com.docker.swarm.task.id"
 
@@ -94,6 +94,8 @@ def discover(containers: Iterable[Container], rules: Rules) -> Discovery:
     replicas: dict[str, list[tuple[Replica, Mapping[str, str]]]] = {}
     databases: dict[str, Database] = {}
     for container in sorted(containers, key=lambda c: (c.created, c.id)):
+        if container.labels.get(INSTANCE, DEFAULT_INSTANCE) != rules.instance:
+            continue  # another daemon's: two on one engine never fight over a container
         labels = _trusted_labels(container, rules, problems)
         if not labels or container.state in ("removing", "dead") or _left_out(labels):
             continue
@@ -123,14 +125,15 @@ def _refuse_taken(name: str, databases: Mapping[str, Database]) -> NoReturn:
 
 
 def _trusted_labels(container: Container, rules: Rules, problems: list[Problem]) -> Mapping[str, str]:
-    ours = {key: value.strip() for key, value in container.labels.items() if key.startswith(PREFIX)}
+    given = container.labels.items()
+    ours = {key: value.strip() for key, value in given if key.startswith(PREFIX) and key != INSTANCE}
     if not rules.trust_image_labels:
         inherited = sorted(key for key in ours if container.image_labels.get(key) == container.labels[key])
         if inherited:
             text = f"ignored {', '.join(inherited)}: an image cannot say who its containers are"
             problems.append(Problem(container.name, f"{text}; label the container, or set trust_image_labels"))
         ours = {key: value for key, value in ours.items() if key not in inherited}
-    for key in sorted(set(ours) - KNOWN - {MANAGED, INSTANCE}):
+    for key in sorted(set(ours) - KNOWN):
         guess = difflib.get_close_matches(key, KNOWN, 1)
         hint = f", did you mean {guess[0]}?" if guess else f"; known are {', '.join(sorted(KNOWN))}"
         problems.append(Problem(container.name, f"unknown label {key}{hint}"))

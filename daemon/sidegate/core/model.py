@@ -13,6 +13,7 @@ from sidegate.errors import InvalidInputError
 
 DATABASE_PORT = 3306
 DEFAULT_BRIDGE = "bridge"
+DEFAULT_INSTANCE = "sidegate"
 DEFAULT_POOL = IPv4Network("10.213.0.0/16")
 
 NAME_PATTERN = re.compile(r"[a-z]([a-z0-9]|-(?=[a-z0-9])){0,39}")
@@ -188,7 +189,7 @@ class Intent:
 class Rules:
     """The settings that the pure core needs. `subnet_prefix` is the length of each network's subnet."""
 
-    instance: str = "sidegate"
+    instance: str = DEFAULT_INSTANCE
     base_domain: str = "localhost"
     isolation: str = "bridge"
     trust_image_labels: bool = False

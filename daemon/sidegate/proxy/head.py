@@ -48,9 +48,11 @@ class RefusedHeadError(Exception):
 class RequestFields:
     """The fields of a request: what they mean to us, and `sent_on`, the block that goes to the backend.
 
+    `block` is what they were parsed from, empty where the request line had a say in their meaning.
     `length` is the body's, or CHUNKED; `host` lower case without port and trailing dot; `accept` the raw Accept.
     """
 
+    block: bytes
     sent_on: bytes
     host: str
     length: int
@@ -93,11 +95,11 @@ class ResponseHead:
         return b"%b%b%b\r\n" % (self.start, coding, connection)
 
 
-def parse_request(head: bytes, forwarded: bytes, known: tuple[bytes, RequestFields] | None = None) -> RequestHead:
+def parse_request(head: bytes, forwarded: bytes, before: RequestHead | None = None) -> RequestHead:
     """Parse a whole head, its blank line included. `forwarded` are the fields that tell where the client is.
 
-    `known` is an earlier block of fields of an HTTP/1.1 request with what it meant, used when this one is equal.
-    Raises RefusedHeadError.
+    `before` is an earlier request from there: a block of fields equal to its is not parsed again. Raises
+    RefusedHeadError.
     """
     line = _REQUEST_LINE.match(head)
     if line is None:
@@ -109,8 +111,8 @@ def parse_request(head: bytes, forwarded: bytes, known: tuple[bytes, RequestFiel
     authority = None
     if target[0] != 0x2F:
         target, authority = _unusual_target(method, target)
-    if known is not None and modern and authority is None and known[0] == head[line.end() :]:
-        fields = known[1]
+    if before is not None and modern and authority is None and before.fields.block == head[line.end() :]:
+        fields = before.fields
     else:
         fields = _request_fields(head, line.end(), forwarded, modern, authority)
     return RequestHead(
@@ -122,11 +124,6 @@ def parse_request(head: bytes, forwarded: bytes, known: tuple[bytes, RequestFiel
         method in _IDEMPOTENT,
         modern and fields.keep_alive and not fields.length and not fields.upgrade and method != b"HEAD",
     )
-
-
-def fields_of(head: bytes) -> bytes:
-    """The block of fields of a head, for `known` above."""
-    return head[head.index(b"\r\n") + 2 :]
 
 
 def parse_response(head: bytes) -> ResponseHead:
@@ -244,6 +241,7 @@ def _request_fields(head: bytes, start: int, forwarded: bytes, modern: bool, aut
         parts.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
     parts.append(b"\r\n")
     return RequestFields(
+        head[start:] if modern and authority is None else b"",
         b"".join(parts),
         match[1].rstrip(b".").lower().decode("ascii"),
         CHUNKED if chunked else length or 0,

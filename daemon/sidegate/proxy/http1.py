@@ -12,20 +12,13 @@ from sidegate.proxy import pages
 from sidegate.proxy.body import RequestBody
 from sidegate.proxy.chunked import ChunkedBody, ChunkedError
 from sidegate.proxy.gateway import Gateway, UnreachableError
-from sidegate.proxy.head import (
-    CHUNKED,
-    UNTIL_CLOSE,
-    RefusedHeadError,
-    RequestHead,
-    ResponseHead,
-    fields_of,
-    parse_request,
-)
+from sidegate.proxy.head import CHUNKED, UNTIL_CLOSE, RefusedHeadError, RequestHead, ResponseHead, parse_request
 from sidegate.proxy.inbox import Inbox
 from sidegate.proxy.peer import peer_of
 from sidegate.proxy.relay import reset
 from sidegate.proxy.upstream import App, Backend, BackendConnection, Table
 
+_SLOW = "The request took too long to arrive."
 _MAX_AHEAD = 65536  # bytes of later requests kept while one is answered
 
 # What the connection is doing.
@@ -108,11 +101,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = _GONE
         self._gateway.forget(self)
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.drop()
-        if self._dial is not None:
-            self._dial.cancel()
+        self._let_go()
 
     def pause_writing(self) -> None:
         """The client reads slowly: neither its response nor its next request is read until it has caught up."""
@@ -137,19 +126,15 @@ class ClientConnection(asyncio.Protocol):
             elif age > limits.stall:
                 reset(self.transport)
             return
-        if state == _IDLE:
-            if age > limits.idle:
-                self.transport.close()
-        elif state == _HEAD:
-            if age > limits.head:
-                self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive.")
-        elif state == _WAITING:
+        if state == _WAITING:
             stalled = self._upload is not None and not self._holds
             if stalled and age > limits.body:
-                self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The request took too long to arrive.")
+                self._refuse(HTTPStatus.REQUEST_TIMEOUT, _SLOW)
             elif not stalled and age > limits.response:
                 self._refuse(HTTPStatus.GATEWAY_TIMEOUT, "The app did not answer in time.")
-        elif state == _LINGERING and age > limits.linger:
+        elif state == _HEAD and age > limits.head:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, _SLOW)
+        elif (state == _IDLE and age > limits.idle) or (state == _LINGERING and age > limits.linger):
             self.transport.abort()
 
     def drain(self) -> None:
@@ -166,9 +151,8 @@ class ClientConnection(asyncio.Protocol):
         if self._pumping:
             return
         self._pumping = True
-        while self._ahead and self._state <= _HEAD and not self._holds & _HOLD_CLIENT:
-            if not self._take_head():
-                break
+        while self._ahead and self._state <= _HEAD and not self._holds & _HOLD_CLIENT and self._take_head():
+            pass
         self._pumping = False
 
     def _take_head(self) -> bool:
@@ -180,11 +164,8 @@ class ClientConnection(asyncio.Protocol):
             if head is None:
                 return False
             if head != self._head:
-                before, known = self._request, None
-                if before is not None and before.modern and self._head:
-                    known = (fields_of(self._head), before.fields)
-                self._request, self._table = parse_request(head, self._peer.forwarded, known), None
-                self._head = head
+                self._request = parse_request(head, self._peer.forwarded, self._request)
+                self._head, self._table = head, None
         except RefusedHeadError as refused:
             self._refuse(refused.status, refused.reason)
             return False
@@ -263,25 +244,17 @@ class ClientConnection(asyncio.Protocol):
         self._dial = self._gateway.spawn(self._dial_any(app, choices), "dial")
 
     async def _dial_any(self, app: App, choices: list[Backend]) -> None:
+        """Send the request over a fresh connection. Cancelled when the client goes or is refused."""
         try:
             connection = await self._gateway.dial_first(app, choices)
         except UnreachableError as error:
             self._dial = None
             self._fail(error.status, error.detail)
-        else:
-            self._dial = None
-            self._dialled(connection)
-
-    def _dialled(self, connection: BackendConnection) -> None:
-        if connection.lost or self._state != _DIALLING:
-            connection.close(abort=True)
-            if self._state == _DIALLING:
-                self._fail(HTTPStatus.BAD_GATEWAY, "The app closed the connection.")
             return
-        self._connection = connection
+        self._dial, self._connection = None, connection
         self._state = _WAITING
         self._since = self._gateway.tick
-        connection.send(self, self._first)
+        connection.send(self, self._first)  # if it is lost already, it says so
         self._release(_HOLD_DIAL)
 
     def hold_upload(self, full: bool) -> None:
@@ -327,16 +300,10 @@ class ClientConnection(asyncio.Protocol):
             self.transport.write(data)
         if ended:
             self._dechunk = None
-            self._response_over()
-
-    def _response_over(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            if self._upload is not None:
-                connection.drop()
-            else:
-                connection.release(self._gateway.tick)
-        self._next()
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.release(self._gateway.tick) if self._upload is None else connection.drop()
+            self._next()
 
     def backend_lost(self, reason: str | None) -> None:
         connection, self._connection = self._connection, None
@@ -379,15 +346,12 @@ class ClientConnection(asyncio.Protocol):
         self._next()
 
     def _fail(self, status: HTTPStatus, detail: str) -> None:
-        if self._state != _GONE:
-            self._release(_HOLD_DIAL | _HOLD_BACKEND)
-            self._answer(status, detail)
+        self._release(_HOLD_DIAL | _HOLD_BACKEND)
+        self._answer(status, detail)
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Answer what cannot be served and close: the next message's beginning is unknown, or it took too long."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.drop()
+        self._let_go()
         if self._state == _ANSWERING:
             reset(self.transport)
             return
@@ -414,6 +378,14 @@ class ClientConnection(asyncio.Protocol):
             self._pump()
         if self._eof and self._state <= _HEAD:
             self.transport.close()
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.drop()
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
 
     def _hold(self, why: int) -> None:
         if not self._holds:

@@ -141,9 +141,12 @@ class BackendConnection(asyncio.Protocol):
 
     def send(self, exchange: Exchange, data: bytes) -> None:
         """Begin to work for `exchange` with the first bytes of its request."""
+        if self.lost or self.transport is None:  # closed between its connect and now
+            exchange.backend_lost(None)
+            return
         self.exchange = exchange
         self.backend.active += 1
-        self.transport.write(data)  # type: ignore[union-attr]  # never called before connection_made
+        self.transport.write(data)
 
     def release(self, tick: int) -> None:
         """The exchange is over, in order: become spare if that is possible."""

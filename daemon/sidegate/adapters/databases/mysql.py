@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiomysql
 from pymysql.constants import CR, ER
@@ -128,7 +128,7 @@ async def _connection(
         connection.close()
 
 
-async def _query(connection: aiomysql.Connection, statement: str) -> tuple[tuple[object, ...], ...]:
+async def _query(connection: aiomysql.Connection, statement: str) -> tuple[tuple[Any, ...], ...]:
     async with connection.cursor() as cursor:
         await cursor.execute(statement)
         return tuple(await cursor.fetchall())

@@ -3,8 +3,8 @@
 Never keeps a password: a login is looked up each time.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from sidegate.adapters.databases import mysql
@@ -16,12 +16,11 @@ KILL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A running database: its engine, its address on its home network, its login as far as it is known."""
+    """A running database: its address on its home network, its login as far as it is known, its networks' subnets."""
 
-    engine: str
     address: str
     details: DatabaseDetails
-    networks: frozenset[str] = field(default=frozenset())
+    networks: Mapping[str, tuple[str, ...]]
 
 
 Locate = Callable[[str], Awaitable[Location]]
@@ -45,11 +44,15 @@ class DatabaseServers:
         details = where.details
         logins = [("root", details.root_password)] if details.root_password else []
         logins += [(details.user, details.password)] if details.user and details.user != "root" else []
+        # A server that resolves names shows a client as <container>.<network>: only networks of these peers count.
+        names = frozenset(
+            name for name, subnets in where.networks.items() if any(peers.overlaps(IPv4Network(s)) for s in subnets)
+        )
         reasons = []
         for user, password in logins:
             try:
                 return await mysql.kill_sessions(
-                    where.address, DATABASE_PORT, user, password, peers, timeout=KILL_SECONDS, names=where.networks
+                    where.address, DATABASE_PORT, user, password, peers, timeout=KILL_SECONDS, names=names
                 )
             except LoginFailedError as error:
                 reasons.append(str(error))

@@ -17,7 +17,7 @@ from sidegate.errors import EngineError, EngineUnavailableError
 
 FIRST_DELAY, LAST_DELAY = 0.05, 1.0
 STEADY_SECONDS = 1.0
-JOIN_SECONDS = 2.0
+JOIN_SECONDS = 1.0
 
 log = structlog.get_logger("sidegate.docker")
 

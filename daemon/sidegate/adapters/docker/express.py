@@ -12,6 +12,7 @@ Owns the labels of images by name, kept true by image events. Never connects on 
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
@@ -30,6 +31,9 @@ Join = tuple[str, frozenset[str]]
 Joins = Callable[[Container], Sequence[Join]]
 """Where a container that was just created belongs. Called on the event thread with what the create event tells (id,
 name, image, labels, image labels; no environment and no endpoints). Must be quick, and change nothing."""
+
+FRESH = 10**9
+"""Nanoseconds within which a create event is news. A stream that resumes tells older ones again."""
 
 log = structlog.get_logger("sidegate.docker")
 
@@ -60,7 +64,7 @@ class Express:
     def heard(self, event: Event) -> None:
         if event.type == "image":
             self._image_changed(event)
-        elif event.type == "container" and event.action == "create":
+        elif event.type == "container" and event.action == "create" and time.time_ns() - event.time_nano < FRESH:
             try:
                 container = self._described(event)
                 self._attach(container.id, self._joins(container))

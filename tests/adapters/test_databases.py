@@ -1,0 +1,256 @@
+import asyncio
+import contextlib
+import os
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+import aiomysql
+import pytest
+from pymysql.err import OperationalError
+
+from sidegate.adapters.databases.mysql import check_login, kill_sessions
+from sidegate.errors import LoginFailedError
+
+NAME = f"sgt-sql-{os.getpid()}"
+PASSWORD = "Ünïcode “quotes” ' \\ 1"
+ROOT_PASSWORD = "Root*Password1"
+DEADLINE = 5.0
+READY = 60.0
+
+
+def docker(*words: str) -> str:
+    done = subprocess.run(["docker", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A MariaDB container on two networks; the host's clients come from the gateway of whichever they dial over."""
+
+    near: str
+    far: str
+    near_network: IPv4Network
+
+
+@pytest.fixture(scope="module")
+def mariadb() -> Iterator[Server]:
+    networks = [f"{NAME}-near", f"{NAME}-far"]
+    try:
+        subnets = [
+            docker("network", "create", "--internal", name) and
+            docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", name)
+            for name in networks
+        ]  # fmt: skip
+        variables = {
+            "MARIADB_ROOT_PASSWORD": ROOT_PASSWORD,
+            "MARIADB_USER": "shop",
+            "MARIADB_PASSWORD": PASSWORD,
+            "MARIADB_DATABASE": "shop",
+        }
+        environment = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+        # With name resolution on, the server shows Docker's names of clients that have one, and addresses of the rest.
+        docker("create", "--name", NAME, "--network", networks[0], *environment, "sidegate-mariadb",
+               "--skip-name-resolve=0", "--host-cache-size=128")  # fmt: skip
+        docker("network", "connect", networks[1], NAME)
+        docker("start", NAME)
+        addresses = [
+            docker("inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{name}").IPAddress}}}}', NAME)
+            for name in networks
+        ]
+        yield Server(addresses[0], addresses[1], IPv4Network(subnets[0]))
+    finally:
+        subprocess.run(["docker", "rm", "-fv", NAME, f"{NAME}-client"], capture_output=True)
+        subprocess.run(["docker", "network", "rm", *networks], capture_output=True)
+
+
+@pytest.fixture
+async def server(mariadb: Server) -> Server:
+    async with asyncio.timeout(READY):
+        while True:
+            try:
+                await check_login(mariadb.near, 3306, "root", ROOT_PASSWORD, "", DEADLINE)
+            except LoginFailedError:
+                await asyncio.sleep(0.05)  # there is no event: the server's own log is not on a stream of ours
+            else:
+                return mariadb
+
+
+@asynccontextmanager
+async def session(address: str, user: str = "shop", password: str = PASSWORD) -> AsyncIterator[aiomysql.Connection]:
+    connection = await aiomysql.connect(
+        host=address, user=user, password=password.encode().decode("latin-1"), autocommit=None
+    )
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+async def execute(connection: aiomysql.Connection, statement: str) -> tuple[tuple[object, ...], ...]:
+    async with connection.cursor() as cursor:
+        await cursor.execute(statement)
+        return tuple(await cursor.fetchall())
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(READY):
+        while not await holds():
+            await asyncio.sleep(0.01)
+
+
+async def clients(server: Server, command: str = "") -> list[str]:
+    """Hosts, without ports, of the sessions that the server has, ours aside."""
+    async with session(server.far, "root", ROOT_PASSWORD) as connection:
+        condition = "ID <> CONNECTION_ID() AND USER IN ('shop', 'root')"
+        where = condition + (f" AND COMMAND = '{command}'" if command else "")
+        rows = await execute(connection, f"SELECT HOST FROM information_schema.PROCESSLIST WHERE {where}")
+    return sorted(str(host).partition(":")[0] for (host,) in rows)
+
+
+def gateway(network: IPv4Network) -> str:
+    return str(IPv4Address(network.network_address + 1))
+
+
+# --- logins
+
+
+@pytest.mark.engine
+async def test_a_login_that_works_returns_the_version(server: Server) -> None:
+    assert "MariaDB" in await check_login(server.near, 3306, "shop", PASSWORD, "shop", DEADLINE)
+    assert "MariaDB" in await check_login(server.near, 3306, "shop", PASSWORD, "", DEADLINE)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("user", "password", "schema", "reason"),
+    [
+        ("shop", "wrong", "shop", "refused the user 'shop' with this password"),
+        ("shop", "", "shop", "refused the user 'shop' with this password"),
+        ("nobody", "x", "", "refused the user 'nobody' with this password"),
+        ("root", ROOT_PASSWORD, "blog", "has no schema 'blog'"),
+        ("shop", PASSWORD, "mysql", "lets the user 'shop' in, but not into the schema 'mysql'"),
+    ],
+)
+async def test_a_login_that_fails_says_what_is_wrong(
+    server: Server, user: str, password: str, schema: str, reason: str
+) -> None:
+    with pytest.raises(LoginFailedError) as caught:
+        await check_login(server.near, 3306, user, password, schema, DEADLINE)
+    assert str(caught.value) == f"{server.near}:3306 {reason}"
+
+
+@asynccontextmanager
+async def impostor(greeting: bytes | None) -> AsyncIterator[int]:
+    """Something on a port of 127.0.0.1 that is no MySQL server: it says `greeting` and closes; None: it keeps silent."""
+    released = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if greeting is None:
+            await released.wait()
+        else:
+            writer.write(greeting)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        yield listener.sockets[0].getsockname()[1]
+        released.set()
+
+
+async def test_a_port_that_nobody_listens_on_is_unreachable() -> None:
+    async with impostor(b"") as port:
+        pass
+    with pytest.raises(LoginFailedError, match=f"127.0.0.1:{port} cannot be reached: .*refused"):
+        await check_login("127.0.0.1", port, "shop", "x", "", DEADLINE)
+
+
+async def test_a_silent_server_is_given_up_at_the_deadline() -> None:
+    async with impostor(None) as port:
+        with pytest.raises(LoginFailedError, match=r"cannot be reached: no answer within 0\.05 s"):
+            await check_login("127.0.0.1", port, "shop", "x", "", 0.05)
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x00\x00\x00\x00",
+        b"\x01\x00\x00\x00\x0a",
+        b"\x05\x00\x00\x00\x0a5.5\x00",
+        b"\x0b\x00\x00\x00\xff\x15\x04#28000\x1b[2J",
+        b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n" * 3,
+        bytes(range(256)) * 40,
+    ],
+)
+async def test_whatever_an_impostor_says_ends_as_a_failed_login(greeting: bytes) -> None:
+    async with impostor(greeting) as port:
+        with pytest.raises(LoginFailedError) as caught:
+            await check_login("127.0.0.1", port, "shop", "x", "", DEADLINE)
+    assert f"127.0.0.1:{port} " in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+# --- sessions
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("user", "password"), [("root", ROOT_PASSWORD), ("shop", PASSWORD)])
+async def test_sessions_of_the_peers_end_and_no_others(server: Server, user: str, password: str) -> None:
+    async with (
+        session(server.near) as idle,
+        session(server.near) as busy,
+        session(server.near) as locked,
+        session(server.far) as other,
+    ):
+        await execute(locked, "CREATE TABLE IF NOT EXISTS shop.t (a INT)")
+        await execute(locked, "BEGIN")
+        await execute(locked, "INSERT INTO shop.t VALUES (1)")
+        query = asyncio.create_task(execute(busy, "SELECT BENCHMARK(2000000000, SHA2('x', 512))"), name="busy")
+        await until(lambda: has(clients(server, "Query"), gateway(server.near_network)))
+        assert await kill_sessions(server.near, 3306, user, password, server.near_network, DEADLINE) == 3
+        with pytest.raises(OperationalError):
+            await query
+        for ended in (idle, locked):
+            with pytest.raises(OperationalError):
+                await execute(ended, "SELECT 1")
+        assert await execute(other, "SELECT count(*) FROM shop.t") == ((0,),)
+        await until(lambda: lacks(clients(server), gateway(server.near_network)))
+        assert await kill_sessions(server.near, 3306, user, password, server.near_network, DEADLINE) == 0
+
+
+@pytest.mark.engine
+async def test_a_client_that_the_server_knows_by_name_is_found_by_its_network(server: Server) -> None:
+    network, client = f"{NAME}-near", f"{NAME}-client"
+    docker("run", "-d", "--name", client, "--network", network, "-e", f"MYSQL_PWD={PASSWORD}", "sidegate-mariadb",
+           "mariadb", "-h", NAME, "-u", "shop", "-e", "SELECT SLEEP(600)")  # fmt: skip
+    shown = f"{client}.{network}"
+    await until(lambda: has(clients(server, "Query"), shown))
+    peers, login = server.near_network, (server.near, 3306, "root", ROOT_PASSWORD)
+    assert await kill_sessions(*login, peers, DEADLINE, frozenset({"near", "other"})) == 0
+    assert await kill_sessions(*login, peers, DEADLINE, frozenset({network})) == 1
+    await until(lambda: lacks(clients(server), shown))
+
+
+@pytest.mark.engine
+async def test_sessions_that_may_not_be_ended_are_counted(server: Server) -> None:
+    async with session(server.near, "root", ROOT_PASSWORD) as root:
+        await execute(root, "GRANT PROCESS ON *.* TO shop@'%'")
+        try:
+            with pytest.raises(LoginFailedError, match="shop at .* may not end 1 sessions of other users"):
+                await kill_sessions(server.near, 3306, "shop", PASSWORD, server.near_network, DEADLINE)
+        finally:
+            await execute(root, "REVOKE PROCESS ON *.* FROM shop@'%'")
+
+
+async def has(hosts: Awaitable[list[str]], host: str) -> bool:
+    return host in await hosts
+
+
+async def lacks(hosts: Awaitable[list[str]], host: str) -> bool:
+    return host not in await hosts
