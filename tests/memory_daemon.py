@@ -90,15 +90,16 @@ class MemoryDaemon:
         reply = await asyncio.to_thread(lambda: self.client.call(method, path, result, **options))
         return reply.value
 
-    async def raw(self, request: bytes) -> bytes:
-        """Bytes as they are to the socket, and all that comes back."""
+    async def raw(self, request: bytes, until: bytes = b"") -> bytes:
+        """Bytes as they are to the socket, and all that comes back (`until`: as far as that)."""
         reader, writer = await asyncio.open_unix_connection(self.path)
-        writer.write(request)
-        async with asyncio.timeout(10):
-            answer = await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        return answer
+        try:
+            writer.write(request)
+            async with asyncio.timeout(10):
+                return await reader.readuntil(until) if until else await reader.read()
+        finally:
+            writer.close()
+            await writer.wait_closed()
 
     async def settled(self) -> "MemoryDaemon":
         """Everything that containers ask for is done."""

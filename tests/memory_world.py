@@ -3,7 +3,7 @@
 Each records what it was told (`calls`, as text) and fails only on demand (`fail_next`: call name -> error, once).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
 
 from sidegate.core.model import HostState
@@ -51,6 +51,9 @@ class MemoryHost(Recorder):
 
     async def forget_flows(self, peers: IPv4Network) -> None:
         self.record("forget_flows", peers)
+
+    def remember(self, pids: Iterable[int]) -> None:
+        self.dead -= set(pids)
 
     def alive(self, pid: int) -> bool | None:
         return pid not in self.dead if self.visible else None

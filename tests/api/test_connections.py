@@ -243,7 +243,7 @@ def failing(daemon: MemoryDaemon, call: str, *, gone: bool = False) -> Iterator[
             raise EngineError("the disk is full")
         real(name, change)
 
-    daemon.engine._check = check  # type: ignore[method-assign]
+    daemon.engine._check = check  # type: ignore[assignment]
     yield
     daemon.engine._check = real  # type: ignore[method-assign]
     daemon.engine.unavailable = ""

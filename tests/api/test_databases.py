@@ -83,7 +83,7 @@ async def test_a_file_that_cannot_be_read_leaves_its_part_unknown(daemon: Memory
 async def test_another_port_is_refused_with_the_sentence(node: MemoryDaemon) -> None:
     """R28; even for a database that is not there, and 3306 itself changes nothing."""
     for name in ("shop-db", "nothing"):
-        with pytest.raises(FixedPortError, match="^the internal port is 3306 and cannot be changed$"):
+        with pytest.raises(FixedPortError, match=r"^the internal port is 3306 and cannot be changed$"):
             await node.commands.databases.set(name, DatabaseRequest(port=5432, user="x"))
     await node.commands.databases.set("shop-db", DatabaseRequest(port=3306))
     assert not node.store.intent.databases

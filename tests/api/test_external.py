@@ -1,4 +1,6 @@
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,6 +13,7 @@ from sidegate.errors import (
     NotFoundError,
     PortInUseError,
     RefusedError,
+    SidegateError,
 )
 
 
@@ -21,6 +24,21 @@ async def node(daemon: MemoryDaemon) -> MemoryDaemon:
     daemon.database("other-db")
     daemon.app("shop")
     return await daemon.settled()
+
+
+@contextlib.contextmanager
+def unbindable(node: MemoryDaemon, port: int, error: SidegateError) -> Iterator[None]:
+    """Binding `port` fails, although nobody is seen to hold it."""
+    real = node.data_plane.open_forwarder
+
+    async def failing(database: str, wanted: int) -> None:
+        if wanted == port:
+            raise error
+        await real(database, wanted)
+
+    node.data_plane.open_forwarder = failing  # type: ignore[assignment]
+    yield
+    node.data_plane.open_forwarder = real  # type: ignore[method-assign]
 
 
 async def test_off_until_somebody_turns_it_on(node: MemoryDaemon) -> None:
@@ -84,10 +102,10 @@ async def test_a_port_that_somebody_holds_is_passed_over(node: MemoryDaemon) -> 
 
 
 async def test_a_port_that_turns_out_to_be_held_is_passed_over_too(node: MemoryDaemon) -> None:
-    node.data_plane.fail_next["open_forwarder"] = PortInUseError("port 30000 is held by another process")
-    real, node.data_plane.held = node.data_plane.held, {}
-    assert (await node.commands.externals.on("shop-db")).port in (30000, 30001)
-    node.data_plane.held = real
+    """Not every holder can be seen: an ordinary user does not see those of root."""
+    with unbindable(node, 30000, PortInUseError("port 30000 is held by another process")):
+        assert (await node.commands.externals.on("shop-db")).port == 30001
+    assert node.data_plane.listeners() == {"shop-db": 30001}
 
 
 async def test_a_chosen_port_is_taken_and_kept(node: MemoryDaemon) -> None:
@@ -118,8 +136,6 @@ async def test_a_held_port_is_refused_with_its_holder_and_nothing_changes(node: 
     node.data_plane.held[30000] = "nginx (pid 812)"
     with pytest.raises(PortInUseError, match=r"cannot open shop-db: port 30000 is held by nginx \(pid 812\)"):
         await node.commands.externals.on("shop-db")
-    with pytest.raises(PortInUseError):
-        await node.commands.externals.on("other-db", 30000) if False else await node.commands.externals.on("shop-db")
     assert node.store.intent.externals["shop-db"] == External(30000, enabled=False)
     assert node.data_plane.listeners() == {}
 
@@ -127,15 +143,10 @@ async def test_a_held_port_is_refused_with_its_holder_and_nothing_changes(node: 
 async def test_when_opening_fails_what_was_before_is_put_back(node: MemoryDaemon) -> None:
     """Open on one port, asked to move to another that cannot be bound: it stays open where it was."""
     await node.commands.externals.on("shop-db", 30001)
-    real = node.data_plane.open_forwarder
-
-    async def failing(database: str, port: int) -> None:
-        if port == 30002:
-            raise DataPlaneError("port 30002 cannot be bound")
-        await real(database, port)
-
-    node.data_plane.open_forwarder = failing  # type: ignore[method-assign]
-    with pytest.raises(DataPlaneError, match="port 30002 cannot be bound"):
+    with (
+        unbindable(node, 30002, DataPlaneError("port 30002 cannot be bound")),
+        pytest.raises(DataPlaneError, match="port 30002 cannot be bound"),
+    ):
         await node.commands.externals.on("shop-db", 30002)
     await node.settled()
     assert node.store.intent.externals["shop-db"] == External(30001, enabled=True)

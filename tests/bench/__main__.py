@@ -31,7 +31,7 @@ def main(words: list[str]) -> int:
     for number in INTERRUPTIONS:
         signal.signal(number, _interrupt)
     cases = [CASES[name] for name in CASES if name in (options.only or CASES)]
-    benches = [Bench(case, seconds=1 if options.quick else 4, rounds=3) for case in cases]
+    benches = [Bench(case, seconds=1 if options.quick else 3, rounds=3) for case in cases]
     try:
         with image():
             for bench in benches:

@@ -58,8 +58,7 @@ class Bench:
         new: dict[str, list[float]] = {server: [] for server in servers}
         for number in range(1, 2 * least + 1):
             for server, measure in servers.items():
-                wait_until_quiet()
-                value = measure()
+                value = undisturbed(measure)
                 new[server].append(value)
                 progress(f"{self.case.name}: round {number}: {server}: {value:,.0f} {self.case.unit}")
             if number >= least and all(_steady(values) for values in new.values()):
@@ -125,24 +124,30 @@ def remove_leftovers() -> None:
         run("docker", "rm", "-f", "-v", *containers, check=False, timeout=120)
     for network in _lines("docker", "network", "ls", "-q", "--filter", f"label=sidegate.instance={NAME}"):
         run("docker", "network", "rm", network, check=False)
-    for rule in fast_path_rules(own=True):
-        run("iptables", "-w", "-D", *rule, check=False)
+    for rule in firewall_rules():
+        if any(word.startswith(f"sidegate:{NAME}") for word in rule):
+            run("iptables", "-w", "-D", *rule, check=False)
 
 
-def fast_path_rules(*, own: bool) -> list[list[str]]:
-    """Rules of DOCKER-USER that a Sidegate put there, this benchmark's or others', as `iptables -D` takes them."""
-    rules = [shlex.split(line)[1:] for line in _lines("iptables", "-w", "-S", "DOCKER-USER")]
-    ours = [rule for rule in rules if f"sidegate:{NAME}" in rule]
-    return ours if own else [rule for rule in rules if "sidegate:" in " ".join(rule) and rule not in ours]
+def firewall_rules() -> list[list[str]]:
+    """DOCKER-USER's rules in order, each as `iptables -D` takes it: the chain, then the words of the rule."""
+    rules = [shlex.split(line) for line in _lines("iptables", "-w", "-S", "DOCKER-USER")]
+    return [rule[1:] for rule in rules if rule[0] == "-A"]
 
 
-def wait_until_quiet(limit: float = 20) -> None:
-    """Wait until others leave the machine alone, at most `limit` seconds: a round beside a compiler says nothing."""
+def undisturbed(measure: Measure, limit: float = 20) -> float:
+    """Measure while the machine is otherwise quiet; what was measured in `limit` seconds of trying is taken anyway."""
     deadline = time.monotonic() + limit
-    while (idle := _idle_share(0.25)) < QUIET:
+    while True:
+        before = _idle_share(0.2)
+        if before < QUIET and time.monotonic() < deadline:
+            continue
+        value = measure()
+        if min(before, _idle_share(0.2)) >= QUIET:
+            return value
         if time.monotonic() > deadline:
-            progress(f"the machine is busy with other things ({1 - idle:.0%}): measuring all the same")
-            return
+            progress("the machine is busy with other things: measured all the same")
+            return value
 
 
 def progress(text: str) -> None:

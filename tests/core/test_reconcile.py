@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from ipaddress import IPv4Network
 
-from sidegate.core.desired import Desired, desire
+from sidegate.core.desired import Desired, desire, newcomer_networks
 from sidegate.core.labels import Discovery
 from sidegate.core.model import Container, Endpoint, EngineState, External, HostState, Intent, Network, Pair, Rules
 from sidegate.core.reconcile import Observed, reconcile
@@ -229,3 +229,20 @@ def test_a_chain_runs_disconnect_then_cut_then_remove() -> None:
     made, _ = reconcile(desire(Intent(), connected(), RULES), Observed(connected()), RULES)
     chain = next(c for c in made.chains() if c[0][0].chain == "network sidegate-shop--shop-db")
     assert [type(rank[0]).__name__ for rank in chain] == ["DisconnectContainer", "DestroySockets", "RemoveNetwork"]
+
+
+def test_a_newcomer_belongs_where_its_app_is_connected_and_nowhere_else() -> None:
+    now = connected()
+    desired = desire(Intent(connections=frozenset({SHOP})), now, RULES)
+
+    def belongs(container: Container, *existing: str) -> list[tuple[str, frozenset[str]]]:
+        return newcomer_networks(container, desired, existing or (JOINT.name, HOME.name), RULES)
+
+    assert belongs(app("shop", 2)) == [(JOINT.name, frozenset({"shop", "shop.internal"}))]
+    assert belongs(app("shop", 2), HOME.name) == []
+    assert belongs(app("blog")) == []
+    assert belongs(app("shop-db")) == []
+    assert belongs(app("shop", 2, image_labels={"sidegate.app": "shop"})) == []
+    assert belongs(app("shop", 2, labels={"sidegate.phase": "build"})) == []
+    assert belongs(database("shop-db", id="rival")) == []
+    assert belongs(database("shop")) == []

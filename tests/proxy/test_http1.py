@@ -411,6 +411,10 @@ async def test_a_client_that_stops_reading_stops_the_app() -> None:
             await asyncio.sleep(0.1)
         assert sent < 20_000_000
         assert served.transport.get_write_buffer_size() < 1_000_000
+        proxy.pass_time(60)
+        assert proxy.gateway.clients
+        proxy.pass_time(2)  # it has taken nothing for a minute
+        await until(lambda: not proxy.gateway.clients)
 
 
 async def test_an_app_that_stops_reading_stops_the_client() -> None:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,9 +16,10 @@ import structlog
 
 from proxy.wire import DEADLINE, HOST, Client, answering, backend, until
 from sidegate.core.routes import AppRoute, DatabaseTarget, PathRoute, Routes, Upstream
-from sidegate.errors import PortInUseError
+from sidegate.errors import DataPlaneError, PortInUseError
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.supervisor import Supervisor
+from sidegate.reconciler.world import DataPlane
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 GET = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
@@ -31,6 +33,11 @@ def routes(port: int) -> Routes:
         apps={"shop": AppRoute((Upstream("shop-1", "127.0.0.1", port),))},
         databases={"db": DatabaseTarget("127.0.0.1", port)},
     )
+
+
+def as_the_reconciler_sees_it(supervised: Supervisor) -> DataPlane:
+    """mypy holds the supervisor to the protocol."""
+    return supervised
 
 
 def supervisor(workers: int = 2, port: int = 0, limits: Limits | None = None) -> Supervisor:
@@ -47,8 +54,8 @@ def supervisor(workers: int = 2, port: int = 0, limits: Limits | None = None) ->
 
 
 @contextlib.asynccontextmanager
-async def plane(workers: int = 2) -> AsyncIterator[Supervisor]:
-    supervised = supervisor(workers)
+async def plane(workers: int = 2, port: int = 0) -> AsyncIterator[Supervisor]:
+    supervised = supervisor(workers, port)
     await supervised.start()
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -77,7 +84,7 @@ async def replaced(supervised: Supervisor, slot: int, pid: int) -> None:
 
 async def test_workers_serve_what_is_published_and_publishing_it_again_is_nothing() -> None:
     async with backend(answering(OK)) as port, plane() as supervised:
-        assert supervised.published() is None
+        assert as_the_reconciler_sees_it(supervised).published() is None
         assert await supervised.publish(routes(port)) == 1
         assert await supervised.publish(routes(port)) == 1
         assert supervised.published() == routes(port)
@@ -273,6 +280,86 @@ async def test_workers_whose_parent_is_gone_stop_listening_cut_databases_and_fin
             client.writer.close()
             async with asyncio.timeout(DEADLINE):
                 await stopping
+
+
+PARENT = """
+import asyncio, sys, structlog
+from sidegate.core.routes import DatabaseTarget, Routes
+from sidegate.proxy.supervisor import Supervisor
+
+async def main():
+    supervised = Supervisor(workers=2, http_port=0, address="127.0.0.1", log=structlog.get_logger())
+    await supervised.start()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(supervised.run())
+        await supervised.publish(Routes(databases={"db": DatabaseTarget("127.0.0.1", int(sys.argv[1]))}))
+        await supervised.open_forwarder("db", 0)
+        print("ports", supervised.http_port, supervised.listeners()["db"], *[one.pid for one in supervised.workers()],
+              flush=True)
+asyncio.run(main())
+"""
+
+
+async def test_after_kill_9_of_the_parent_its_workers_go_and_the_next_one_has_the_ports() -> None:
+    async with backend(answering(b"hi")) as port:
+        parent = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PARENT, str(port), stdout=asyncio.subprocess.PIPE
+        )
+        assert parent.stdout is not None
+        async with asyncio.timeout(DEADLINE):
+            while not (line := await parent.stdout.readline()).startswith(b"ports"):
+                assert line
+        http, public, *pids = map(int, line.split()[1:])
+        async with await connect(public) as session:
+            session.writer.write(GET)
+            assert await session.exactly(2) == b"hi"
+            parent.kill()
+            with pytest.raises(ConnectionResetError):
+                await session.rest()
+        async with plane(port=http) as supervised:
+            await supervised.publish(routes(port))
+            await supervised.open_forwarder("db", public)
+            async with await connect(public) as session:
+                session.writer.write(GET)
+                assert await session.exactly(2) == b"hi"
+            await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        await parent.wait()
+
+
+async def test_workers_leave_signals_of_the_terminal_to_the_parent() -> None:
+    async with backend(answering(OK)) as port, plane(workers=1) as supervised:
+        await supervised.publish(routes(port))
+        before = supervised.workers()
+        os.kill(before[0].pid, signal.SIGINT)
+        os.kill(before[0].pid, signal.SIGHUP)
+        assert await get(supervised.http_port) == b"hello"
+        assert supervised.workers() == before
+
+
+async def test_workers_that_cannot_start_are_an_error_and_the_port_is_free_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    supervised = supervisor()
+    with pytest.raises(DataPlaneError, match="did not start"):
+        await supervised.start()
+    with socket.create_server(("127.0.0.1", supervised.http_port)):
+        pass
+
+
+async def test_a_worker_that_dies_again_and_again_is_tried_with_growing_pauses_until_it_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with backend(answering(OK)) as port, plane(workers=1) as supervised:
+        await supervised.publish(routes(port))
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", "/bin/false")
+            begun = time.monotonic()
+            os.kill(supervised.workers()[0].pid, signal.SIGKILL)
+            await until(lambda: supervised.workers()[0].restarts == 4)
+            assert time.monotonic() - begun > 0.1 + 0.2 + 0.4
+        async with asyncio.timeout(DEADLINE):
+            assert await get(supervised.http_port) == b"hello"  # waited in the backlog all the while
 
 
 async def test_a_port_that_is_taken_is_refused_with_its_holder() -> None:

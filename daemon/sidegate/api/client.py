@@ -144,9 +144,12 @@ def _without_nulls(body: msgspec.Struct) -> bytes:
 
 def _raised(status: int, content_type: str, payload: bytes) -> SidegateError:
     """The error that a problem document stands for: same class, same exit status, same sentence."""
-    if content_type != PROBLEM_TYPE:
+    try:
+        if content_type != PROBLEM_TYPE:
+            raise ValueError(content_type)
+        problem = msgspec.json.decode(payload, type=ProblemDocument)
+    except ValueError:  # msgspec's own errors are such too
         return SidegateError(f"the daemon answered {status}: {payload[:200].decode(errors='replace')}")
-    problem = msgspec.json.decode(payload, type=ProblemDocument)
     kind = _kinds(SidegateError).get(problem.code, SidegateError)
     error = kind.__new__(kind)  # past __init__, which in some classes words the message itself
     Exception.__init__(error, problem.detail)

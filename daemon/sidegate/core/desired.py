@@ -154,10 +154,13 @@ def _routes(
     engine_up: bool,
 ) -> Routes:
     where = Reachability.of(state, frozenset(n.name for n in state.networks if is_ours(n, rules)))
+    needs: dict[str, set[str]] = {}
+    for pair in intent.connections:
+        for end in (pair.a, pair.b):
+            needs.setdefault(end, set()).add(pair_network(pair, rules))
     app_routes: dict[str, AppRoute] = {}
     for name, app in discovery.apps.items():
-        needs = frozenset(pair_network(p, rules) for p in intent.connections if name in (p.a, p.b))
-        app_routes[name], faults = app_route(app, where, needs)
+        app_routes[name], faults = app_route(app, where, frozenset(needs.get(name, ())))
         problems += faults
     for name in sorted(known_apps(intent, discovery) - set(app_routes)):
         app_routes[name] = AppRoute(unavailable="has no containers")
@@ -175,6 +178,24 @@ def known_apps(intent: Intent, discovery: Discovery) -> frozenset[str]:
     named = {end for pair in intent.connections for end in (pair.a, pair.b)}
     named |= set(intent.env) | set(intent.claims.values())
     return (frozenset(discovery.apps) | named) - known_databases(intent, discovery)
+
+
+def newcomer_networks(
+    container: Container, desired: Desired, existing: Collection[str], rules: Rules
+) -> list[tuple[str, frozenset[str]]]:
+    """Networks (and the aliases there) that a container which was just created belongs on, among those that exist.
+
+    Only a head start, from what a create event tells of the container: the pass that follows decides.
+    """
+    found = discover([container], rules)
+    names = {*found.apps, *(found.databases.keys() - desired.discovery.databases.keys())}
+    names -= desired.discovery.databases.keys() if found.apps else desired.discovery.apps.keys()
+    return [
+        (network.name, aliases(end) if len(network.ends) > 1 else frozenset())
+        for network in desired.networks.values()
+        for end in network.ends
+        if end in names and network.name in existing
+    ]
 
 
 def _departures(discovery: Discovery, state: EngineState, rules: Rules) -> tuple[Departure, ...]:

@@ -11,7 +11,6 @@ import os
 import socket
 from collections.abc import Callable
 
-_MAX_FRAME = 256 * 1024 * 1024
 _MAX_DESCRIPTORS = 16
 _READ = 262144
 
@@ -20,11 +19,22 @@ class Channel:
     """Calls `received` with each frame's payload and `closed` once, when the other side is gone or breaks the rules.
 
     Descriptors that arrive are kept in order until `take_descriptor` asks for them: a frame's descriptors have always
-    arrived when the frame has.
+    arrived when the frame has. The other side may be in a stranger's hands: a frame over `largest` bytes breaks the
+    rules, and so does a descriptor unless they are `welcome`.
     """
 
-    def __init__(self, sock: socket.socket, received: Callable[[bytes], None], closed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        received: Callable[[bytes], None],
+        closed: Callable[[], None],
+        *,
+        largest: int,
+        welcome: bool,
+    ) -> None:
         self._sock = sock
+        self._largest = largest
+        self._room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * 4) if welcome else 0
         self._received = received
         self._closed = closed
         self._loop = asyncio.get_running_loop()
@@ -93,7 +103,7 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(_READ, socket.CMSG_SPACE(_MAX_DESCRIPTORS * 4))
+            data, ancillary, flags, _ = self._sock.recvmsg(_READ, self._room)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -110,7 +120,7 @@ class Channel:
         self._incoming += data
         while len(self._incoming) >= 4:
             size = int.from_bytes(self._incoming[:4], "big")
-            if size > _MAX_FRAME:
+            if size > self._largest:
                 self._break()
                 return
             if len(self._incoming) < 4 + size:

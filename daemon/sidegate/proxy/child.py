@@ -16,6 +16,7 @@ from sidegate.proxy import messages
 from sidegate.proxy.channel import Channel
 
 _ANSWER = 1.0  # seconds a worker has for an acknowledgement
+_LARGEST_FRAME = 32 * 1024 * 1024  # a worker reads what strangers send: it may become one
 _START = 5.0  # seconds from its start to its first one
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
@@ -78,7 +79,7 @@ class Slot:
                 raise
         self.restarts += 1
         self.gone.clear()
-        self._channel = Channel(ours, self._received, self._lost)
+        self._channel = Channel(ours, self._received, self._lost, largest=_LARGEST_FRAME, welcome=False)
 
     async def introduce(self, state: list[Callable[[int], messages.Request]]) -> None:
         """Tell a new process all it must know, then count it as serving. Raises WorkerLostError."""
@@ -95,7 +96,7 @@ class Slot:
     async def call(self, make: Callable[[int], messages.Request]) -> messages.Reply:
         """Send a request made with its number; kills the worker if it does not answer. Raises WorkerLostError."""
         try:
-            async with asyncio.timeout(_ANSWER):
+            async with asyncio.timeout(_ANSWER if self.serving.is_set() else _START):
                 return await self._send(make)
         except TimeoutError:
             await self.kill()
@@ -130,7 +131,15 @@ class Slot:
         return reply
 
     def _received(self, payload: bytes) -> None:
-        message = self._decoder.decode(payload)
+        try:
+            message = self._decoder.decode(payload)
+        except msgspec.DecodeError:
+            self._noted(self.index, messages.Note("worker talks nonsense", "error"))
+            self._lost()
+            if self.process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.kill()
+            return
         if isinstance(message, messages.Note):
             self._noted(self.index, message)
             return

@@ -11,6 +11,7 @@ from typing import Protocol
 from sidegate.core.routes import Routes
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.relay import RelayEnd, join
+from sidegate.proxy.sockets import tune
 from sidegate.proxy.upstream import App, Backend, BackendConnection, Table
 
 
@@ -83,7 +84,9 @@ class Gateway:
 
     def spawn(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         """Run something for one client: its failure is reported and ends nothing else."""
-        return self._tasks.create_task(self._guard(work), name=name)
+        task = self._tasks.create_task(self._guard(work), name=name)
+        task.add_done_callback(lambda _: work.close())  # one that is cancelled before its first step never ran
+        return task
 
     async def _guard(self, work: Coroutine[None, None, None]) -> None:
         try:
@@ -94,9 +97,10 @@ class Gateway:
     async def dial(self, backend: Backend) -> BackendConnection:
         """A fresh connection; raises OSError or TimeoutError."""
         async with asyncio.timeout(self.limits.connect):
-            _, connection = await self._loop.create_connection(
+            transport, connection = await self._loop.create_connection(
                 lambda: BackendConnection(backend), backend.address, backend.port
             )
+        tune(transport.get_extra_info("socket"))
         return connection
 
     async def dial_first(self, app: App, choices: list[Backend]) -> BackendConnection:

@@ -15,7 +15,7 @@ from sidegate.proxy.gateway import Gateway, UnreachableError
 from sidegate.proxy.head import CHUNKED, UNTIL_CLOSE, RefusedHeadError, RequestHead, ResponseHead, parse_request
 from sidegate.proxy.inbox import Inbox
 from sidegate.proxy.peer import peer_of
-from sidegate.proxy.relay import reset
+from sidegate.proxy.sockets import reset
 from sidegate.proxy.upstream import App, Backend, BackendConnection, Table
 
 _SLOW = "The request took too long to arrive."
@@ -265,8 +265,8 @@ class ClientConnection(asyncio.Protocol):
         connection = self._connection
         self._connection = None
         self._state = _IDLE
-        self._since = tick = self._gateway.tick
-        connection.release(tick)  # type: ignore[union-attr]
+        self._since = self._gateway.tick
+        connection.release(self._gateway)  # type: ignore[union-attr]
         if self._ahead or self._eof or self._holds:
             self._next()
 
@@ -302,7 +302,7 @@ class ClientConnection(asyncio.Protocol):
             self._dechunk = None
             connection, self._connection = self._connection, None
             if connection is not None:
-                connection.release(self._gateway.tick) if self._upload is None else connection.drop()
+                connection.release(self._gateway) if self._upload is None else connection.drop()
             self._next()
 
     def backend_lost(self, reason: str | None) -> None:

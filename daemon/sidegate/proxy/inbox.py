@@ -23,8 +23,9 @@ class Inbox:
     def take_head(self, most: int) -> bytes | None:
         """The next head, its blank line included; None while its end is still to come. Raises RefusedHeadError."""
         data = self._data
-        if not self._scanned and data.startswith(b"\r\n"):
-            del data[:2]  # one empty line before a request is forgiven (RFC 9112 section 2.2)
+        if data.startswith(b"\r\n"):  # an empty line before a request is forgiven (RFC 9112 section 2.2)
+            del data[:2]
+            self._scanned = 0
         end = data.find(b"\r\n\r\n", max(0, self._scanned - 3)) + 4
         if (end if end > 3 else len(data)) > most:
             raise RefusedHeadError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too large.")

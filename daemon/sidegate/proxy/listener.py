@@ -27,6 +27,10 @@ class Listener:
             self._loop.remove_reader(self._sock.fileno())
             self._resume = self._loop.call_later(seconds, self._go_on)
 
+    @property
+    def paused(self) -> bool:
+        return self._resume is not None
+
     def close(self) -> None:
         """Refuse from now on. Safe to call twice."""
         if self._sock.fileno() != -1:

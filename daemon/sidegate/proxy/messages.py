@@ -22,11 +22,10 @@ class Publish(msgspec.Struct, tag=True, frozen=True):
 
 
 class Listen(msgspec.Struct, tag=True, frozen=True):
-    """Accept on the socket that comes with this message; `database` empty: HTTP. `socket` marks that one comes."""
+    """Accept on the socket that comes with this message; `database` empty: HTTP."""
 
     number: int
     database: str
-    descriptors: int = 1
 
 
 class Close(msgspec.Struct, tag=True, frozen=True):

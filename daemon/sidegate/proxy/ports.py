@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from sidegate.errors import DataPlaneError, PortInUseError
+from sidegate.proxy.sockets import tune
 
 _BACKLOG = 4096
 _LISTEN = "0A"  # the state column of /proc/net/tcp
@@ -75,12 +76,7 @@ def _bind(port: int, address: str, *, shared: bool) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Accepted sockets inherit these: no call per connection.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+        tune(sock)
         sock.setblocking(False)
         sock.bind((address or ("::" if family == socket.AF_INET6 else "0.0.0.0"), port))
     except BaseException:

@@ -31,7 +31,8 @@ def drop(uid: int | None, gid: int | None) -> None:
         os.setresuid(uid, uid, uid)
         _prctl(libc, _PR_SET_DUMPABLE, 0)  # others of that user may not look into its memory
     _prctl(libc, _PR_SET_NO_NEW_PRIVS, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the parent decides
+    for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole terminal group; the parent decides
+        signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
 
 

@@ -4,34 +4,23 @@ Used by the TCP forwarder for its sessions and by the HTTP proxy after a 101.
 """
 
 import asyncio
-import contextlib
-import socket
-import struct
 from collections.abc import Callable
 from typing import cast
 
-_NO_LINGER = struct.pack("ii", 1, 0)
-
-
-def reset(transport: asyncio.Transport) -> None:
-    """Close at once with a RST, so that the other side knows that what it has is not all there was."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-    transport.abort()
+from sidegate.proxy.sockets import reset
 
 
 class RelayEnd(asyncio.Protocol):
     """One of the two ends. `received` counts the bytes read here. `ended` is called once, when this end is gone."""
 
-    __slots__ = ("_early", "_ended", "_finished", "peer", "received", "transport")
+    __slots__ = ("_early", "_ended", "_finished", "_forward", "peer", "received", "transport")
 
     def __init__(self, ended: Callable[["RelayEnd"], None]) -> None:
         self.transport: asyncio.Transport | None = None
         self.peer: RelayEnd | None = None
         self.received = 0
         self._early = b""
+        self._forward: Callable[[bytes], None] = self._keep
         self._finished = False  # the other side will send no more
         self._ended = ended
 
@@ -41,11 +30,7 @@ class RelayEnd(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
-        peer = self.peer
-        if peer is None:
-            self._early += data
-        elif peer.transport is not None:
-            peer.transport.write(data)
+        self._forward(data)
 
     def eof_received(self) -> bool:
         self._finished = True
@@ -72,6 +57,7 @@ class RelayEnd(asyncio.Protocol):
         self.transport = None
         peer, self.peer = self.peer, None
         if peer is not None and peer.transport is not None:
+            peer._forward = _discard
             # Both directions ended in order: what is still unsent goes out. Otherwise the break is passed on.
             if exc is None and self._finished and peer._finished:
                 peer.transport.close()
@@ -82,16 +68,26 @@ class RelayEnd(asyncio.Protocol):
     def begin(self, peer: "RelayEnd") -> None:
         """Send on what came early, then whatever comes."""
         self.peer = peer
-        if self._early and peer.transport is not None:
-            peer.transport.write(self._early)
+        if peer.transport is None:
+            return
+        self._forward = peer.transport.write
+        if self._early:
+            self._forward(self._early)
             self._early = b""
-        if self._finished and peer.transport is not None:
+        if self._finished:
             peer.transport.write_eof()
+
+    def _keep(self, data: bytes) -> None:
+        self._early += data
 
     def abort(self) -> None:
         """Cut this end and with it the other, both with a RST."""
         if self.transport is not None:
             reset(self.transport)
+
+
+def _discard(_data: bytes) -> None:
+    """Nobody is there to take it."""
 
 
 def join(one: RelayEnd, other: RelayEnd) -> None:

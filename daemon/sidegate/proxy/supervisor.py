@@ -26,6 +26,7 @@ _PING = 2.0
 _REPLACED = 5.0  # how long a call waits for a worker to be replaced and know the same
 _PREDECESSOR = 2.0  # how long the workers of a daemon that was just killed may hold a port
 _SHORT_LIFE = 1.0
+_LONGEST_DETAIL = 4000
 _BACK_OFF = (0.1, 5.0)
 
 
@@ -271,7 +272,7 @@ class Supervisor:
 
     def _noted(self, worker: int, note: messages.Note) -> None:
         log = self._log.error if note.level == "error" else self._log.warning
-        log(note.event, worker=worker, detail=note.detail)
+        log(note.event, worker=worker, detail=note.detail[:_LONGEST_DETAIL])
 
 
 def _listen(database: str) -> Callable[[int], messages.Request]:

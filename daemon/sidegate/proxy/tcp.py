@@ -10,16 +10,8 @@ from collections.abc import Callable, Coroutine
 
 from sidegate.core.routes import DatabaseTarget
 from sidegate.core.sessions import Session
-from sidegate.proxy.relay import RelayEnd, join, reset
-
-
-def dialable(sock: socket.socket) -> None:
-    """Make a half-open peer known within about two minutes."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+from sidegate.proxy.relay import RelayEnd, join
+from sidegate.proxy.sockets import end_with_reset, reset, tune
 
 
 class _Session:
@@ -72,7 +64,7 @@ class Forwarder:
         """Take a client; never waits. One whose database does not run is reset at once."""
         target = self._target()
         if self._closed or target is None or not target.address:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            end_with_reset(sock)
             sock.close()
             return
         task = self._spawn(self._serve(sock, target), f"session {self.name}")
@@ -91,7 +83,7 @@ class Forwarder:
         try:
             async with asyncio.timeout(self._connect):
                 transport, _ = await self._loop.create_connection(lambda: session.database, target.address, target.port)
-            dialable(transport.get_extra_info("socket"))
+            tune(transport.get_extra_info("socket"))
         except OSError:  # TimeoutError is one
             session.client.abort()
             return

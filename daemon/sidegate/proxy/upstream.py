@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from sidegate.core.routes import AppRoute, Routes, find_app
 from sidegate.proxy.chunked import ChunkedBody, ChunkedError
 from sidegate.proxy.head import CHUNKED, UNTIL_CLOSE, RefusedHeadError, ResponseHead, parse_response
+from sidegate.proxy.limits import Limits
 
 _MAX_HEAD = 65536
 _SHUNNED = 1  # seconds that a replica which refused a connection is tried last
@@ -36,6 +37,13 @@ class Exchange(Protocol):
         """The connection is of no use any more. `reason` says what was wrong with the response; None: it closed."""
 
     def hold_upload(self, full: bool) -> None: ...
+
+
+class Spares(Protocol):
+    """What keeping a connection for later depends on."""
+
+    limits: Limits
+    tick: int
 
 
 class Backend:
@@ -148,18 +156,19 @@ class BackendConnection(asyncio.Protocol):
         self.backend.active += 1
         self.transport.write(data)
 
-    def release(self, tick: int) -> None:
+    def release(self, worker: "Spares") -> None:
         """The exchange is over, in order: become spare if that is possible."""
         self.exchange = None
         backend = self.backend
         backend.active -= 1
-        if not self.reusable or self.lost or backend.retired:
+        full = len(backend.spare) >= worker.limits.backend_spares
+        if not self.reusable or self.lost or backend.retired or full:
             self.close()
             return
         if self._held:
             self.hold(False)
         self.used = True
-        self.spare_since = tick
+        self.spare_since = worker.tick
         backend.spare.append(self)
 
     def hold(self, held: bool) -> None:

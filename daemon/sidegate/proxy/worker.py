@@ -25,6 +25,7 @@ from sidegate.proxy.limits import Limits
 from sidegate.proxy.listener import Listener
 from sidegate.proxy.tcp import Forwarder
 
+_LARGEST_FRAME = 256 * 1024 * 1024
 _RESERVED_FILES = 64
 _FILES_PER_CLIENT = 2
 
@@ -51,7 +52,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, self._ending.set)
         async with asyncio.TaskGroup() as self._tasks:
             self._gateway = Gateway(self._limits, self._tasks, self._report)
-            self._channel = Channel(self._sock, self._received, self._ending.set)
+            self._channel = Channel(self._sock, self._received, self._ending.set, largest=_LARGEST_FRAME, welcome=True)
             sweep = self._tasks.create_task(self._sweep(), name="sweep")
             await self._ending.wait()
             self._channel.close()  # the supervisor starts a replacement when it sees this
@@ -94,7 +95,7 @@ class Worker:
                 forwarder = self._forwarders.get(database)
                 reply = messages.SessionList(number, tuple(forwarder.sessions()) if forwarder else ())
             case messages.Ping(number):
-                reply = messages.Done(number, self._gateway.requests)
+                reply = messages.Done(number)
         self._channel.send(self._encode(reply))
 
     def _listen(self, database: str, sock: socket.socket) -> None:

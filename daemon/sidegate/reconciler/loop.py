@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from sidegate.core.desired import Desired, desire
+from sidegate.core.desired import Desired, desire, newcomer_networks
 from sidegate.core.labels import Discovery
 from sidegate.core.model import Container, EngineState, HostState, Intent, Problem, Rules
 from sidegate.core.plan import CreateNetwork, KillSessions, Plan
@@ -88,6 +88,13 @@ class Loop:
             await self._passed.wait_for(lambda: self._served >= ticket)
             return self.last
 
+    def newcomer(self, container: Container) -> list[tuple[str, frozenset[str]]]:
+        """Where a container that was just created belongs, by the last pass. Called from the event thread."""
+        last = self.last
+        if self._purging or not last.engine_up:
+            return []
+        return newcomer_networks(container, last.desired, {n.name for n in last.state.networks}, self.rules)
+
     async def purge(self) -> Pass:
         """From here on want nothing: one pass removes all that is ours."""
         self._purging = True
@@ -156,9 +163,7 @@ class Loop:
         except BaseException:
             host.cancel()
             raise
-        for container in state.containers:
-            if container.pid:
-                self._applier.host.alive(container.pid)  # remembered, to be told from a later process of that pid
+        self._applier.host.remember(container.pid for container in state.containers if container.pid)
         return state, await host, ""
 
     def _survivors(self) -> EngineState:

@@ -3,13 +3,16 @@
 Every call has a deadline of its own and raises only errors of `sidegate.errors`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network
 from typing import Protocol
 
-from sidegate.core.model import EngineState, HostState, Intent
+from sidegate.core.model import Container, EngineState, HostState, Intent
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Session, WorkerStatus
+
+Join = tuple[str, frozenset[str]]
+"""A network's name, and the aliases that a container has there."""
 
 
 class Engine(Protocol):
@@ -44,9 +47,12 @@ class Engine(Protocol):
     async def read_file(self, container_id: str, path: str) -> bytes:
         """A small file (64 KiB at most) in a container, running or not. Raises NotFoundError or EngineError."""
 
-    def watch(self, wake: Callable[[], None]) -> None:
+    def watch(self, wake: Callable[[], None], joins: Callable[[Container], Sequence[Join]] | None = None) -> None:
         """Begin calling `wake` (on the event loop) whenever something that matters may have changed; also each time
-        the event stream was lost and is back. Never raises: it reconnects for ever, at most one second apart."""
+        the event stream was lost and is back. Never raises: it reconnects for ever, at most one second apart.
+
+        `joins` is a head start: asked at once, on any thread, where a container that was just created belongs, which
+        is attached there before it starts. The pass that follows decides."""
 
     async def close(self) -> None:
         """End the event stream and the threads. Safe to call twice."""
@@ -81,6 +87,9 @@ class Host(Protocol):
 
     async def forget_flows(self, peers: IPv4Network) -> None:
         """Delete conntrack entries from or to `peers`."""
+
+    def remember(self, pids: Iterable[int]) -> None:
+        """Note these processes as they are now, to be told from later ones of the same number."""
 
     def alive(self, pid: int) -> bool | None:
         """Whether that process still runs; None when processes of containers cannot be seen from here."""

@@ -28,7 +28,7 @@ CONNECT_SECONDS = 3
 PRODUCTS = [(1, "Teapot", 2400), (2, "Strainer", 650), (3, "Darjeeling, 100 g", 1190)]
 
 
-class DatabaseDown(Exception):
+class DatabaseError(Exception):
     """The database could not be asked; the text says why, in one line."""
 
 
@@ -44,13 +44,13 @@ class Database:
 
     @classmethod
     def from_environment(cls) -> Database | None:
-        """None when DB_HOST is not set. Raises DatabaseDown for a DB_PORT that is no number."""
+        """None when DB_HOST is not set. Raises DatabaseError for a DB_PORT that is no number."""
         host = os.environ.get("DB_HOST", "")
         if not host:
             return None
         port = os.environ.get("DB_PORT") or "3306"
         if not port.isdecimal():
-            raise DatabaseDown(f"DB_PORT is {port!r}, which is not a port number")
+            raise DatabaseError(f"DB_PORT is {port!r}, which is not a port number")
         name, user, password = (os.environ.get(key, "") for key in ("DB_NAME", "DB_USER", "DB_PASSWORD"))
         return cls(host, int(port), name, user, password)
 
@@ -74,7 +74,7 @@ class Database:
         )
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows of one statement. Raises DatabaseDown."""
+        """The rows of one statement. Raises DatabaseError."""
         import pymysql
 
         try:
@@ -82,10 +82,10 @@ class Database:
                 cursor.execute(sql)
                 return list(cursor.fetchall())
         except (pymysql.MySQLError, OSError) as error:
-            raise DatabaseDown(reason(error)) from error
+            raise DatabaseError(reason(error)) from error
 
     def visit(self, replica: str) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]], int]:
-        """Notes a visit; returns the products, the latest ten visits and the count of all. Raises DatabaseDown."""
+        """Notes a visit; returns the products, the latest ten visits and the count of all. Raises DatabaseError."""
         import pymysql
 
         try:
@@ -102,7 +102,7 @@ class Database:
                 cursor.execute("SELECT COUNT(*) FROM visits")
                 return products, visits, cursor.fetchone()[0]
         except (pymysql.MySQLError, OSError) as error:
-            raise DatabaseDown(reason(error)) from error
+            raise DatabaseError(reason(error)) from error
 
     @staticmethod
     def _make_tables(cursor: Any) -> None:
@@ -130,10 +130,10 @@ def query_once(sql: str) -> int:
     try:
         database = Database.from_environment()
         if database is None:
-            raise DatabaseDown("DB_HOST is not set")
+            raise DatabaseError("DB_HOST is not set")
         for row in database.query(sql):
             print("\t".join("NULL" if value is None else str(value) for value in row))
-    except DatabaseDown as error:
+    except DatabaseError as error:
         print(f"query failed: {error}", file=sys.stderr)
         return 1
     return 0
@@ -179,7 +179,7 @@ def home_page() -> tuple[int, str]:
         if database is None:
             return 200, page("Shop", "<p>No database is connected: DB_HOST is not set.</p>")
         products, visits, count = database.visit(socket.gethostname())
-    except DatabaseDown as error:
+    except DatabaseError as error:
         host = html.escape(os.environ.get("DB_HOST", ""))
         return 503, page(
             "The database is not available", f"<p>No answer from <b>{host}</b>: {html.escape(str(error))}</p>"
@@ -334,7 +334,7 @@ def serve(port: int) -> None:
         try:
             if in_flight:
                 await asyncio.wait_for(idle.wait(), DRAIN_SECONDS)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             print(f"gave up on {in_flight} requests after {DRAIN_SECONDS:g} s", flush=True)
         await runner.server.shutdown(1.0)
         await runner.cleanup()

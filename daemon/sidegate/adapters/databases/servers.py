@@ -33,7 +33,7 @@ class DatabaseServers:
     def __init__(self, locate: Locate) -> None:
         self._locate = locate
 
-    async def check(self, engine: str, host: str, port: int, details: DatabaseDetails) -> None:  # noqa: ARG002
+    async def check(self, engine: str, host: str, port: int, details: DatabaseDetails) -> None:
         """One real login. Raises LoginFailedError with the server's reason."""
         await mysql.check_login(host, port, details.user, details.password, details.schema, timeout=3.0)
 

@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 FILE_LIMIT = 64 * 1024
 INSPECT_PATIENCE = 0.05
-"""Seconds that a look waits for inspections. An engine holds a container's lock while it starts it (measured: 400 ms),
-and inspecting waits for that lock: one slow start must not delay the attaching of every other new container."""
+"""Seconds that a look waits for one more inspection to end. An engine holds a container's lock while it starts it
+(measured: 400 ms), and inspecting waits for that lock: one slow start must not delay every other container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class DockerEngine:
         """Two lists, and an inspection of each container that its row or an event shows as changed.
 
         A container whose inspection takes longer than INSPECT_PATIENCE is given as it was known before, and left out
-        where it was not; `wake` is called when the answer is there. Only the very first look waits for all.
+        where it was not; `wake` is called when the answer is there. Only the very first look waits for the deadline.
         """
         if full:
             self._outdated.update(self._known)
@@ -103,18 +103,15 @@ class DockerEngine:
             else:
                 self._begin_inspection(row)
             asked.append(self._inspecting[row.id])
-        if not asked:
-            return
-        done, late = await asyncio.wait(asked, timeout=INSPECT_PATIENCE if self._looked else self._deadline)
-        for future in done:
-            error = future.exception()
-            if error is not None and not _is_missing(error):
-                raise error
-        if late and not self._looked:
-            raise EngineUnavailableError(
-                f"the Docker engine at {self._client.host} did not describe {len(late)} containers "
-                f"within {self._deadline:g} s"
-            )
+        late, patience = set(asked), INSPECT_PATIENCE if self._looked else self._deadline
+        while late:
+            done, late = await asyncio.wait(late, timeout=patience)
+            if not done:
+                break
+            for future in done:
+                error = future.exception()
+                if error is not None and not _is_missing(error):
+                    raise error
         for future in late | shared:
             future.add_done_callback(lambda _: self._wake())
 

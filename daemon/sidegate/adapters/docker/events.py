@@ -5,6 +5,8 @@ Calls back on the event loop's thread, except `Express`, for which every hop is 
 """
 
 import asyncio
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -77,6 +79,7 @@ class EventStream:
     # --- on the thread --------------------
 
     def _run(self) -> None:
+        _hurry()
         since, delay, lost = "", FIRST_DELAY, False
         while not self._closed.is_set():
             self._allowed.wait()
@@ -124,3 +127,10 @@ class EventStream:
             self._loop.call_soon_threadsafe(callback, *arguments)
         except RuntimeError:  # the loop is closed: nobody listens any more
             self._closed.set()
+
+
+def _hurry() -> None:
+    """Real-time priority for this thread: on a busy node an ordinary one wakes too late to attach a container before
+    its start (measured at a load of 10 on 2 cores: 16 of 24 in time without, 24 of 24 with)."""
+    with contextlib.suppress(OSError, AttributeError):  # not root, or not Linux: it is a head start, no more
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))

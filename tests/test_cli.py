@@ -1,0 +1,329 @@
+import asyncio
+import io
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from memory_daemon import PASSWORD, MemoryDaemon, running
+from sidegate.api.calls import CALLS
+from sidegate.cli import session, sidegate, tables
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[MemoryDaemon]:
+    """A daemon with an app and a database."""
+    async with running(tmp_path) as daemon:
+        daemon.app("shop")
+        daemon.database("shop-db")
+        yield await daemon.settled()
+
+
+def verbs(group: click.Group = sidegate, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from verbs(command, f"{path}{name} ")
+        else:
+            yield path + name, command
+
+
+async def terminal(node: MemoryDaemon, *words: str, typed: str = "", at: str = "[y/N]: ") -> tuple[int, str]:
+    """The command line on a terminal of its own: exit status and all that it shows. `typed` once `at` is shown."""
+    return await asyncio.to_thread(_terminal, node.path.parent, words, typed, at)
+
+
+def _terminal(runtime_dir: Path, words: tuple[str, ...], typed: str, at: str) -> tuple[int, str]:
+    master, slave = pty.openpty()
+    environ = os.environ | {"SIDEGATE_RUNTIME_DIR": str(runtime_dir), "TERM": "xterm", "COLUMNS": "200"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sidegate", *words], stdin=slave, stdout=slave, stderr=slave, env=environ
+    )
+    os.close(slave)
+    shown = b""
+    try:
+        while select.select([master], [], [], 20)[0] and (chunk := os.read(master, 4096)):
+            shown += chunk
+            if typed and at.encode() in shown:
+                os.write(master, typed.encode())
+                typed = ""
+    except OSError:
+        pass  # the other end has closed: the process is done
+    finally:
+        os.close(master)
+        if process.poll() is None:
+            process.terminate()
+    return process.wait(10), shown.decode().replace("\r\n", "\n")
+
+
+def test_every_verb_has_its_call_and_every_call_its_verb() -> None:
+    """`run` starts the daemon and needs none."""
+    assert {name for name, _ in verbs()} - {"run"} == {verb for call in CALLS for verb in call.verbs}
+
+
+def test_these_are_the_verbs() -> None:
+    assert {name for name, _ in verbs()} == {
+        *("run", "status", "audit", "purge", "connect", "disconnect", "connections"),
+        *("app ls", "app show", "env ls", "env export"),
+        *("db ls", "db show", "db set", "db credentials"),
+        *("external on", "external off", "external show", "external ls", "external sessions"),
+    }
+
+
+@pytest.mark.parametrize(("name", "command"), list(verbs()), ids=lambda x: x if isinstance(x, str) else "")
+def test_each_verb_has_a_help_text_with_an_example_and_the_common_options(name: str, command: click.Command) -> None:
+    text = command.get_help(click.Context(command, info_name=f"sidegate {name}"))
+    assert "Example" in text
+    assert f"sidegate {name}" in text.split("Example")[1]
+    if name != "run":
+        assert "--json" in text
+        assert "--socket" in text
+
+
+async def test_a_pipe_gets_json_and_a_terminal_tables(node: MemoryDaemon) -> None:
+    await node.connect("shop", "shop-db", env=True)
+    piped = await node.sidegate("connections")
+    assert (json.loads(piped.stdout)[0]["a"], piped.stderr, piped.returncode) == ("shop", "", 0)
+    forced = await node.sidegate("connections", "--table")
+    assert forced.stdout.startswith("one end")
+    assert (await node.sidegate("--no-json", "connections")).stdout == forced.stdout
+    assert "\x1b" not in forced.stdout
+    status, shown = await terminal(node, "connections")
+    assert status == 0
+    assert "sidegate-shop--shop-db" in shown
+    assert "\x1b[" in shown
+    status, shown = await terminal(node, "connections", "--json")
+    assert json.loads(shown)[0]["b"] == "shop-db"
+
+
+async def test_every_table_is_drawn(node: MemoryDaemon) -> None:
+    """Empty ones and full ones."""
+    empty = {
+        "connections": "no connections",
+        "audit": "nothing yet",
+        "env ls shop": "no variables",
+        "external sessions shop-db": "nobody is connected",
+    }
+    for words, text in empty.items():
+        assert text in (await node.sidegate(*words.split(), "--table")).stdout
+    full = {
+        "connect shop shop-db --env": "DB_CONNECTION_URL",
+        "status": "pool",
+        "app ls": "http://shop.localhost:8080",
+        "app show shop": "172.17.0.2",
+        "env ls shop": "(hidden: --reveal)",
+        "env ls shop --reveal --scope runtime": "w`ord",
+        "db ls": "shop-db.internal:3306",
+        "db show shop-db": "shop-db-1",
+        "db set shop-db --schema shop": "shop-db-1",
+        "db credentials shop-db": "mariadb -h shop-db.internal -P 3306 -u shop -p shop\n",
+        "connections": "sidegate-shop--shop-db",
+        "external on shop-db": "mariadb -h 203.0.113.7 -P 30000 -u shop -p shop\n",
+        "external show shop-db": "203.0.113.7:30000",
+        "external ls": "30000",
+        "external off shop-db": "sessions cut",
+        "audit --limit 3": "external off",
+        "disconnect shop shop-db --yes": "removed variables: DB_CONNECTION_URL",
+        "purge --yes": "the daemon has stopped",
+    }
+    for words, text in full.items():
+        done = await node.sidegate(*words.split(), "--table")
+        assert done.returncode == 0, done.stderr
+        assert text in done.stdout, words
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "parts"),
+    [
+        ("connect shop shop-bd", 4, ["shop-bd", "did you mean shop-db?"]),
+        ("connect Shop! shop-db", 2, ["'Shop!'", "a-z"]),
+        ("connect home shop-db", 2, ["reserved"]),
+        ("connect shop shop", 5, ["itself"]),
+        ("connect shop", 2, ["Usage", "TARGET"]),
+        ("connect shop shop-db --rename X", 2, ["OLD=NEW"]),
+        ("connect shop shop-db --rename X=Y --rename X=Z", 2, ["X is renamed twice"]),
+        ("connect shop shop-db --rename DB_HOST=X", 2, ["--env"]),
+        ("connect shop shop-db --env --rename DB_HOTS=X", 2, ["DB_HOTS", "DB_HOST"]),
+        ("connect shop shop-db --env --scope never", 2, ["build, runtime or both"]),
+        ("disconnect shop shop-db --yes", 4, ["not connected"]),
+        ("disconnect shop shop-db", 2, ["--yes"]),
+        ("purge", 2, ["--yes"]),
+        ("app show nothing", 4, ["nothing", "known: shop"]),
+        ("env ls nothing", 4, ["nothing"]),
+        ("env export shop --format yaml", 2, ["dotenv, shell, json or docker"]),
+        ("env export shop --scope both", 2, ["build or runtime"]),
+        ("db show nothing", 4, ["nothing", "known: shop-db"]),
+        ("db set shop-db", 2, ["nothing to set"]),
+        ("db set shop-db --port 5432", 5, ["the internal port is 3306 and cannot be changed"]),
+        ("db set shop-db --password-stdin", 2, ["holds no password"]),
+        ("db credentials shop", 4, ["shop is an app"]),
+        ("external on shop-db --port 80", 2, ["30000-30003"]),
+        ("external on nothing", 4, ["nothing"]),
+        ("audit --limit 0", 2, ["between 1 and 1000"]),
+        ("frobnicate", 2, ["frobnicate"]),
+        ("--socket /nowhere/s status", 3, ["/nowhere/s", "sidegate run", "--socket"]),
+        ("status --socket /nowhere/s", 3, ["/nowhere/s"]),
+        ("run --config /nowhere/c.toml", 2, ["/nowhere/c.toml"]),
+    ],
+)
+async def test_each_mistake_has_its_exit_status_and_its_sentence(
+    node: MemoryDaemon, words: str, status: int, parts: list[str]
+) -> None:
+    before = node.store.intent
+    done = await node.sidegate(*words.split())
+    assert done.returncode == status, done.stderr
+    assert all(part in done.stderr for part in parts), done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert node.store.intent == before
+
+
+async def test_failures_are_exit_status_1(node: MemoryDaemon) -> None:
+    node.engine.unavailable = "gone"
+    await node.settled()
+    done = await node.sidegate("connect", "shop", "shop-db")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "sidegate: the Docker engine does not answer: the Docker engine does not answer (gone)\n",
+    )
+
+
+async def test_a_no_changes_nothing_and_a_yes_does(node: MemoryDaemon) -> None:
+    """R34."""
+    await node.connect("shop", "shop-db", env=True)
+    before = node.store.intent
+    for verb in (["disconnect", "shop", "shop-db"], ["purge"]):
+        status, shown = await terminal(node, *verb, typed="n\n")
+        assert status == 1
+        assert "nothing was changed" in shown
+    assert node.store.intent == before
+    status, shown = await terminal(node, "disconnect", "shop", "shop-db", "--keep-env", typed="y\n")
+    assert status == 0
+    assert "kept variables" in shown
+    assert not node.store.intent.connections
+    assert node.store.intent.env["shop"]
+
+
+async def test_an_end_of_input_is_a_no(node: MemoryDaemon) -> None:
+    await node.connect("shop", "shop-db")
+    status, _ = await terminal(node, "disconnect", "shop", "shop-db", typed="\x04")
+    assert status == 1
+    assert node.store.intent.connections
+
+
+async def test_passwords_come_from_standard_input(node: MemoryDaemon) -> None:
+    """Whatever they hold, less one line end; two of them are two lines."""
+    await node.sidegate("db", "set", "shop-db", "--user", "u", "--password-stdin", text="p a'$\"ss\n")
+    assert node.store.intent.databases["shop-db"].password == "p a'$\"ss"
+    both = ("--password-stdin", "--root-password-stdin")
+    done = await node.sidegate("db", "set", "shop-db", *both, text="user-1\nroot-2\n")
+    assert done.returncode == 0
+    assert "user-1" not in done.stdout
+    details = node.store.intent.databases["shop-db"]
+    assert (details.user, details.password, details.root_password) == ("u", "user-1", "root-2")
+    done = await node.sidegate("db", "set", "shop-db", *both, text="one\n")
+    assert done.returncode == 2
+    assert "two lines" in done.stderr
+
+
+async def test_on_a_terminal_a_password_is_asked_for_and_not_shown(node: MemoryDaemon) -> None:
+    status, shown = await terminal(node, "db", "set", "shop-db", "--password-stdin", typed="Secret-1\n", at="user: ")
+    assert status == 0, shown
+    assert "Secret-1" not in shown
+    assert node.store.intent.databases["shop-db"].password == "Secret-1"
+    assert "Password of user" in shown
+
+
+async def test_an_export_is_the_format_and_nothing_else(node: MemoryDaemon) -> None:
+    await node.connect("shop", "shop-db", env=True)
+    for form in ("dotenv", "shell"):
+        done = await node.sidegate("env", "export", "shop", "--format", form)
+        _, shown = await terminal(node, "env", "export", "shop", "--format", form)
+        assert done.stdout == shown
+    script = done.stdout + 'printf %s "$DB_PASSWORD"'
+    read = await asyncio.to_thread(subprocess.run, ["/bin/sh", "-c", script + "; echo ."], capture_output=True)
+    assert read.stdout.decode() == PASSWORD + ".\n"
+    done = await node.sidegate("env", "export", "shop", "--format", "json")
+    assert json.loads(done.stdout)["DB_PASSWORD"] == PASSWORD
+
+
+async def test_names_are_completed_from_the_daemon(node: MemoryDaemon) -> None:
+    def complete(words: str, runtime_dir: str) -> str:
+        count = str(len(words.split()) - 1)
+        environ = {"_SIDEGATE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
+        environ["SIDEGATE_RUNTIME_DIR"] = runtime_dir
+        done = subprocess.run(
+            [Path(sys.executable).parent / "sidegate"], env=os.environ | environ, capture_output=True, text=True
+        )
+        return done.stdout
+
+    runtime_dir = str(node.path.parent)
+    assert await asyncio.to_thread(complete, "sidegate db show sh", runtime_dir) == "plain,shop-db\n"
+    assert await asyncio.to_thread(complete, "sidegate connect sh", runtime_dir) == "plain,shop-db\nplain,shop\n"
+    assert await asyncio.to_thread(complete, "sidegate db show sh", "/nowhere") == ""
+
+
+def test_it_starts_fast_since_it_imports_little() -> None:
+    """What only tables, the daemon or the server need is not loaded for a verb that prints JSON."""
+    code = "import sys, sidegate.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = ("rich", "aiohttp", "asyncio", "docker", "sqlite3", "structlog", "uvloop", "sidegate.main")
+    assert not [module for module in loaded if module.split(".")[0] in heavy or module in heavy]
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_takes_long_shows_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, screen = threading.Event(), Screen()
+    real = screen.write
+
+    def write(text: str) -> int:
+        if "connecting" in text:
+            shown.set()
+        return real(text)
+
+    screen.write = write  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(session, "PROGRESS_AFTER", 0.0)
+    with session.progress("connecting shop and shop-db"):
+        assert shown.wait(10)
+
+
+def test_what_is_quick_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with session.progress("connecting"):
+        pass
+    assert screen.getvalue() == ""
+
+
+def test_a_terminal_never_obeys_what_a_name_says(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.facts([("name", "\x1b[2Jevil"), ("list", ["\x07", "[bold]x"])])
+    tables.table(("a",), [["\x1b]0;x"], ["[red]:smile:"]], empty="")
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "[red]:smile:" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (75, "1 min 15 s"), (7384, "2 h 3 min"), (200_000, "2 d 7 h")]
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert tables.ago(seconds) == text
+
+
+async def test_the_version_needs_no_daemon(node: MemoryDaemon) -> None:
+    done = await node.sidegate("--version")
+    assert done.stdout == "sidegate 0.1.0\n"
