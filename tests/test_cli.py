@@ -233,6 +233,20 @@ async def test_passwords_come_from_standard_input(node: MemoryDaemon) -> None:
     assert "two lines" in done.stderr
 
 
+async def test_what_is_not_utf_8_is_a_usage_error(node: MemoryDaemon) -> None:
+    environ = os.environ | {"SIDEGATE_RUNTIME_DIR": str(node.path.parent)}
+
+    def run(words: list[bytes], given: bytes) -> subprocess.CompletedProcess[bytes]:
+        command = [os.fsencode(sys.executable), b"-m", b"sidegate", *words]
+        return subprocess.run(command, input=given, capture_output=True, check=False, env=environ)
+
+    for words in ([b"app", b"show", b"\xff"], [b"connect", b"\xff", b"shop-db"], [b"db", b"set", b"x", b"--user=\xff"]):
+        done = await asyncio.to_thread(run, words, b"")
+        assert (done.returncode, b"not UTF-8" in done.stderr) == (2, True), done.stderr
+    done = await asyncio.to_thread(run, [b"db", b"set", b"shop-db", b"--password-stdin"], b"\xff\n")
+    assert (done.returncode, b"not UTF-8" in done.stderr) == (2, True), done.stderr
+
+
 async def test_on_a_terminal_a_password_is_asked_for_and_not_shown(node: MemoryDaemon) -> None:
     status, shown = await terminal(node, "db", "set", "shop-db", "--password-stdin", typed="Secret-1\n", at="user: ")
     assert status == 0, shown
@@ -267,7 +281,7 @@ async def test_names_are_completed_from_the_daemon(node: MemoryDaemon) -> None:
     runtime_dir = str(node.path.parent)
     assert await asyncio.to_thread(complete, "sidegate db show sh", runtime_dir) == "plain,shop-db\n"
     assert await asyncio.to_thread(complete, "sidegate connect sh", runtime_dir) == "plain,shop-db\nplain,shop\n"
-    assert await asyncio.to_thread(complete, "sidegate db show sh", "/nowhere") == ""
+    assert await asyncio.to_thread(complete, "sidegate db show sh", "/nowhere") == "\n"
 
 
 def test_it_starts_fast_since_it_imports_little() -> None:

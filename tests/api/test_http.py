@@ -15,6 +15,7 @@ from sidegate.api.calls import CALLS
 from sidegate.api.client import Client
 from sidegate.errors import (
     DuplicateConnectionError,
+    EngineUnavailableError,
     FixedPortError,
     InvalidInputError,
     NotFoundError,
@@ -254,7 +255,7 @@ async def test_purge_removes_everything_answers_and_then_stops(node: MemoryDaemo
 async def test_a_purge_that_fails_keeps_the_state_and_can_be_asked_for_again(node: MemoryDaemon) -> None:
     await node.connect("shop", "shop-db", env=True)
     node.engine.unavailable = "gone"
-    with pytest.raises(SidegateError, match="still there"):
+    with pytest.raises(EngineUnavailableError, match="still there"):
         await node.call("POST", "/v1/purge", schemas.Purged)
     assert not node.stopped.is_set()
     assert node.store.intent.connections

@@ -6,8 +6,8 @@ from sidegate.api import schemas
 from sidegate.api.names import require_app
 from sidegate.api.world import World
 from sidegate.core.env import check_scope, export, select
-from sidegate.core.labels import DEFAULT_APP_PORT, App
-from sidegate.core.model import Container
+from sidegate.core.labels import APP, DEFAULT_APP_PORT, INSTANCE, App
+from sidegate.core.model import DEFAULT_INSTANCE, Container, Rules
 from sidegate.core.routes import AppRoute
 
 
@@ -102,10 +102,12 @@ class EnvVerbs:
         return export(values, form)
 
 
-def start_command(app: str) -> str:
+def start_command(app: str, rules: Rules) -> str:
     """How to start a container of an app with the variables that Sidegate holds for it (bash, zsh)."""
-    variables = f"--env-file <(sidegate env export {app} --format docker)"
-    return f"docker run -d --label sidegate.app={app} {variables} IMAGE"
+    labels = f"--label {APP}={app}"
+    if rules.instance != DEFAULT_INSTANCE:
+        labels += f" --label {INSTANCE}={rules.instance}"
+    return f"docker run -d {labels} --env-file <(sidegate env export {app} --format docker) IMAGE"
 
 
 def running(containers: tuple[Container, ...]) -> list[str]:

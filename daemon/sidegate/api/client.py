@@ -5,6 +5,7 @@ Never imports the server's side. Problem documents come out as the errors that t
 
 import grp
 import http.client
+import pwd
 import socket
 import urllib.parse
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from sidegate.api.schemas import ProblemDocument
 from sidegate.errors import DaemonUnreachableError, SidegateError
 
 T = TypeVar("T")
-SECONDS = 60.0
+SECONDS = 90.0  # a verb may wait for two passes of 30 s and for a login
 DEFAULT_PATH = Path("/run/sidegate/control.sock")
 SOCKET_NAME = "control.sock"
 PROBLEM_TYPE = "application/problem+json"
@@ -105,8 +106,8 @@ class Client:
     def _unreachable(self, error: OSError) -> DaemonUnreachableError:
         if isinstance(error, PermissionError):
             return DaemonUnreachableError(
-                f"you may not use {self.path}: it is for root and the group {_group(self.path)}; "
-                "use sudo, or join the group and log in again"
+                f"you may not use {self.path}, which is for {_allowed(self.path)}: "
+                "use sudo, or join that group and log in again"
             )
         return DaemonUnreachableError(
             f"no Sidegate daemon answers on {self.path}: "
@@ -144,12 +145,13 @@ def _without_nulls(body: msgspec.Struct) -> bytes:
 
 def _raised(status: int, content_type: str, payload: bytes) -> SidegateError:
     """The error that a problem document stands for: same class, same exit status, same sentence."""
+    foreign = SidegateError(f"the daemon answered {status}: {payload[:200].decode(errors='replace')}")
+    if content_type != PROBLEM_TYPE:
+        return foreign
     try:
-        if content_type != PROBLEM_TYPE:
-            raise ValueError(content_type)
         problem = msgspec.json.decode(payload, type=ProblemDocument)
-    except ValueError:  # msgspec's own errors are such too
-        return SidegateError(f"the daemon answered {status}: {payload[:200].decode(errors='replace')}")
+    except msgspec.MsgspecError:
+        return foreign
     kind = _kinds(SidegateError).get(problem.code, SidegateError)
     error = kind.__new__(kind)  # past __init__, which in some classes words the message itself
     Exception.__init__(error, problem.detail)
@@ -163,8 +165,18 @@ def _kinds(base: type[SidegateError]) -> dict[str, type[SidegateError]]:
     return found
 
 
-def _group(path: Path) -> str:
+def _allowed(path: Path) -> str:
+    """Who may use a socket that we may not."""
     try:
-        return grp.getgrgid(path.stat().st_gid).gr_name
-    except (OSError, KeyError):
-        return "sidegate"
+        found = path.stat()
+    except OSError:
+        return "others (its directory is closed to you)"
+    try:
+        owner = pwd.getpwuid(found.st_uid).pw_name
+    except KeyError:
+        owner = f"uid {found.st_uid}"
+    try:
+        group = grp.getgrgid(found.st_gid).gr_name
+    except KeyError:
+        group = f"gid {found.st_gid}"
+    return f"{owner} and the group {group}"

@@ -13,6 +13,7 @@ from sidegate.core.desired import join_fault, pair_network
 from sidegate.core.env import app_variables, check_scope, clashes, database_variables, rename
 from sidegate.core.model import Container, DatabaseDetails, Pair, Variable, check_name
 from sidegate.core.plan import NetworkAction
+from sidegate.core.reconcile import pool_exhausted
 from sidegate.core.subnets import free_subnets
 from sidegate.errors import (
     DuplicateConnectionError,
@@ -136,9 +137,7 @@ class ConnectionVerbs:
         existing = {network.name for network in world.state.networks}
         pending = {pair_network(p, rules) for p in {*world.intent.connections, pair}} - existing
         if len(list(islice(free_subnets(rules.pool, rules.subnet_prefix, taken), len(pending)))) < len(pending):
-            raise PoolExhaustedError(
-                f"no /{rules.subnet_prefix} is left in internal_pool {rules.pool}: remove connections or widen the pool"
-            )
+            raise PoolExhaustedError(pool_exhausted(rules))
 
     def _check_new(self, pair: Pair, app: str, variables: Sequence[Variable]) -> None:
         if pair in self.world.intent.connections:
@@ -198,7 +197,8 @@ class ConnectionVerbs:
                 return failure.error
         for problem in passed.problems:
             if problem.subject == network:
-                return RefusedError(f"{network}: {problem.text}")
+                exhausted = problem.text == pool_exhausted(self.world.loop.rules)
+                return PoolExhaustedError(problem.text) if exhausted else RefusedError(f"{network}: {problem.text}")
         if not any(n.name == network for n in passed.state.networks):
             return EngineError(f"the network {network} was not made: see `sidegate status`")
         for container in passed.state.containers:
@@ -225,7 +225,7 @@ class ConnectionVerbs:
     def _connected(self, app: str, target: str, variables: Sequence[Variable]) -> schemas.Connected:
         pair, world = Pair.of(app, target), self.world
         view = self._view(pair)
-        start = start_command(app)
+        start = start_command(app, world.loop.rules)
         containers = world.discovery.containers(app)
         notes = []
         if not containers:

@@ -12,7 +12,7 @@ from sidegate.core.desired import exposures
 from sidegate.core.model import DATABASE_PORT, DatabaseDetails
 from sidegate.errors import FixedPortError, InvalidInputError
 
-CHECKS_AT_ONCE = 8
+CHECKS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)

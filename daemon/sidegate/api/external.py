@@ -1,5 +1,6 @@
 """The verbs of external connections: on, off, show, ls, sessions."""
 
+import asyncio
 from dataclasses import dataclass
 
 from sidegate.api import schemas
@@ -65,7 +66,7 @@ class ExternalVerbs:
     async def ls(self) -> list[schemas.ExternalView]:
         """Every database's external connection."""
         await self.world.seen()
-        return [await self._view(name) for name in sorted(self.world.databases)]
+        return list(await asyncio.gather(*map(self._view, sorted(self.world.databases))))
 
     async def sessions(self, name: str) -> list[schemas.SessionView]:
         """The clients of an external connection, the oldest first. Raises NotFoundError."""

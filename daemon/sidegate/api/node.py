@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 from sidegate.api import schemas
 from sidegate.api.world import World
 from sidegate.core.desired import is_ours
-from sidegate.errors import InvalidInputError, SidegateError
+from sidegate.errors import EngineUnavailableError, InvalidInputError, SidegateError
 
 VERSION_SECONDS = 2.0
 AUDIT_MOST = 1000
@@ -85,9 +85,12 @@ class NodeVerbs:
         except TimeoutError:
             raise SidegateError("removing everything takes long: it goes on; see `sidegate status`") from None
         if not passed.engine_up:
-            raise SidegateError(f"networks are still there, the engine does not answer: {passed.engine_fault}")
+            raise EngineUnavailableError(
+                f"networks are still there, and the Docker engine does not answer: {passed.engine_fault}; "
+                "they go when it is back: ask for the purge again then"
+            )
         if failure := next((f for f in passed.failures if f.action.essential), None):
-            raise SidegateError(f"not everything could be removed: {failure}")
+            raise SidegateError(f"not everything could be removed: {failure}; each pass tries again, ask again too")
         await world.store.purge()
         world.stop()
         return schemas.Purged(

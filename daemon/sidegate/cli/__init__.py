@@ -23,6 +23,8 @@ class _Group(click.Group):
         except SidegateError as error:
             click.echo(f"sidegate: {error}", err=True)
             ctx.exit(error.exit_status)
+        except UnicodeError:
+            raise click.UsageError("what was given is not UTF-8 text") from None
 
 
 @click.group(

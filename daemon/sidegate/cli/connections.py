@@ -98,10 +98,10 @@ def connections(session: Session) -> None:
 
 def _show_connections(found: list[schemas.ConnectionView]) -> None:
     rows = [
-        (f"{c.a} ({c.kinds[0]})", f"{c.b} ({c.kinds[1]})", c.state, c.network, c.subnet, len(c.members)) for c in found
+        (f"{c.a} ({c.kinds[0]})", f"{c.b} ({c.kinds[1]})", c.state, len(c.members), c.subnet, c.network) for c in found
     ]
     tables.table(
-        ("one end", "other end", "state", "network", "subnet", "containers"),
+        ("one end", "other end", "state", "containers", "subnet", "network"),
         rows,
         empty="no connections: make one with `sidegate connect APP DB --env`",
     )

@@ -109,11 +109,11 @@ def _read_secrets(whose: list[str]) -> dict[str, str]:
         return {}
     if sys.stdin.isatty():
         return {who: click.prompt(f"Password of {who}", hide_input=True, err=True) for who in whose}
-    text = sys.stdin.read()
-    lines = [text.removesuffix("\n")] if len(whose) == 1 else text.splitlines()
-    if len(lines) < len(whose) or not all(lines):
+    text = sys.stdin.buffer.read().decode().removesuffix("\n")  # bytes: text mode would turn \r into \n
+    lines = [text] if len(whose) == 1 else text.split("\n")
+    if len(lines) != len(whose) or not all(lines):
         raise click.UsageError("standard input holds no password" if len(whose) == 1 else "give two lines: user, root")
-    return dict(zip(whose, lines, strict=False))
+    return dict(zip(whose, lines, strict=True))
 
 
 @db.command("credentials")

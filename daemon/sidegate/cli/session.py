@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from sidegate.api.client import Client, Reply, find_socket
+from sidegate.api.client import SECONDS, Client, Reply, find_socket
 from sidegate.errors import SidegateError
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class Session:
         query: Mapping[str, str] | None = None,
         body: msgspec.Struct | None = None,
         doing: str = "",
-        seconds: float = 60.0,
+        seconds: float = SECONDS,
     ) -> Reply[T]:
         """One call of the control API; `doing` is shown once it has taken long."""
         client = Client(find_socket(self.socket, os.environ), seconds)

@@ -4,6 +4,7 @@ longer than most verbs; everything else is plain lines, never broken, so that wh
 Names stand as they are, with no markup; characters that a terminal would obey do not get through.
 """
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 
@@ -11,6 +12,7 @@ import click
 
 GOOD = frozenset({"up", "ok", "running", "serving", "on", "yes", "done"})
 MARGIN = 14
+WIDE = 240  # columns, where there is no terminal to fit
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
@@ -28,7 +30,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         grid.add_column(column, overflow="fold")
     for words in shown:
         grid.add_row(*(Text(word, style="green" if word in GOOD else "") for word in words))
-    Console(highlight=False).print(grid)
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(grid)
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:
