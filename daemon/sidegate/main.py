@@ -80,13 +80,13 @@ async def serve(settings: Settings) -> None:
         rules = _rules(settings)
 
         async def locate(name: str) -> Location:
-            database = loop.last.desired.discovery.databases.get(name)
+            database = loop.desired.discovery.databases.get(name)
             endpoint = database.container.endpoint(home_network(name, rules)) if database else None
             if database is None or endpoint is None or not endpoint.address:
                 raise LoginFailedError(f"{name} cannot be reached: it is not running on its home network")
             given = store.intent.databases.get(name, DatabaseDetails())
             details = await resolve_details(database, given, engine.read_file)
-            subnets = {n.name: tuple(s for s in n.subnets if ":" not in s) for n in loop.last.state.networks}
+            subnets = {n.name: tuple(s for s in n.subnets if ":" not in s) for n in loop.state.networks}
             networks = {e.network: subnets.get(e.network, ()) for e in database.container.endpoints}
             return Location(endpoint.address, details, networks)
 
@@ -113,14 +113,15 @@ async def serve(settings: Settings) -> None:
                 http_port=settings.http_port,
             )
         )
-        await supervisor.start()
+        await supervisor.bind()
         async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(supervisor.run(), name="supervisor"),
-                tasks.create_task(loop.run(), name="loop"),
-            ]
+            running = [tasks.create_task(loop.run(), name="loop")]
             engine.watch(loop.wake, loop.newcomer)
             async with http.serve(commands, settings.runtime_dir / "control.sock"):
+                with contextlib.suppress(TimeoutError):
+                    await loop.settle()  # routes first: a worker without them would answer 404 to everybody
+                await supervisor.start()
+                running.append(tasks.create_task(supervisor.run(), name="supervisor"))
                 logger.info("started", version=__version__, http_port=settings.http_port, pid=os.getpid())
                 await stopping.wait()
             logger.info("stopping")

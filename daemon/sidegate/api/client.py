@@ -7,6 +7,7 @@ import grp
 import http.client
 import pwd
 import socket
+import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sidegate.errors import DaemonUnreachableError, SidegateError
 T = TypeVar("T")
 SECONDS = 90.0  # a verb may wait for two passes of 30 s and for a login
 DEFAULT_PATH = Path("/run/sidegate/control.sock")
+RETRY_SECONDS = 0.01
 SOCKET_NAME = "control.sock"
 PROBLEM_TYPE = "application/problem+json"
 
@@ -104,6 +106,8 @@ class Client:
         return payload
 
     def _unreachable(self, error: OSError) -> DaemonUnreachableError:
+        if isinstance(error, BlockingIOError):
+            return DaemonUnreachableError(f"the daemon on {self.path} takes no calls: it has too many, or it hangs")
         if isinstance(error, PermissionError):
             return DaemonUnreachableError(
                 f"you may not use {self.path}, which is for {_allowed(self.path)}: "
@@ -126,11 +130,22 @@ class _UnixConnection(http.client.HTTPConnection):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(self.timeout)
-            sock.connect(self._path)
+            self._connect(sock)
         except BaseException:
             sock.close()
             raise
         self.sock = sock
+
+    def _connect(self, sock: socket.socket) -> None:
+        """With the daemon's queue full the kernel answers EAGAIN at once (unix(7)): try again until the deadline."""
+        deadline = time.monotonic() + (self.timeout or 0)
+        while True:
+            try:
+                return sock.connect(self._path)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RETRY_SECONDS)
 
 
 def quote(*parts: str) -> str:

@@ -21,7 +21,7 @@ from aiohttp import web
 from sidegate.api import openapi
 from sidegate.api.calls import CALLS, Asked, Call, Text
 from sidegate.api.commands import Commands
-from sidegate.api.listener import listen
+from sidegate.api.listener import BACKLOG, listen
 from sidegate.api.schemas import ProblemDocument
 from sidegate.core.audit import AuditEntry
 from sidegate.errors import InvalidInputError, SidegateError
@@ -82,7 +82,7 @@ async def serve(commands: Commands, path: Path, group: str = "sidegate") -> Asyn
     try:
         control = listen(path, group)
         try:
-            server = await asyncio.get_running_loop().create_unix_server(protocols, sock=control.sock)
+            server = await asyncio.get_running_loop().create_unix_server(protocols, sock=control.sock, backlog=BACKLOG)
         except BaseException:
             control.sock.close()
             raise

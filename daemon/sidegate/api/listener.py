@@ -12,7 +12,7 @@ from pathlib import Path
 from sidegate.errors import AlreadyRunningError, SidegateError
 from sidegate.log import get_logger
 
-BACKLOG = 128
+BACKLOG = 1024  # a full one turns clients away at once, unlike one of TCP
 MODE = 0o660
 PROBE_SECONDS = 1.0
 

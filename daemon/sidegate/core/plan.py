@@ -91,6 +91,18 @@ class DestroySockets(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResetSockets(DestroySockets):
+    """The same while the path is still there, so that peers hear of it: for a network whose other containers are none
+    of our business."""
+
+    rank: ClassVar[int] = 0
+
+    @property
+    def what(self) -> str:
+        return f"reset sockets of {self.container} with {self.peers}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KillSessions(Action):
     """End a database server's threads for clients in `peers`: a destroyed socket does not stop a running query."""
 

@@ -23,6 +23,7 @@ from sidegate.core.plan import (
     Plan,
     PublishRoutes,
     RemoveNetwork,
+    ResetSockets,
 )
 from sidegate.core.routes import DatabaseTarget, Routes
 from sidegate.core.subnets import free_subnets
@@ -65,7 +66,7 @@ def _close_forwarders(desired: Desired, observed: Observed, rules: Rules) -> Ite
         database = desired.discovery.databases.get(name)
         home = next((n for n in observed.engine.networks if is_ours(n, rules) and _ends(n) == (name,)), None)
         if database and home and home.gateway:
-            yield from _cut(name, database.container, IPv4Network(home.gateway), close.chain, close.cause)
+            yield from _cut(database.container, IPv4Network(home.gateway), desired, close.chain, close.cause)
 
 
 def _publish(desired: Desired, observed: Observed) -> Iterator[Action]:
@@ -126,7 +127,7 @@ def _leave(desired: Desired, observed: Observed, rules: Rules) -> Iterator[Actio
     for departure in desired.departures:
         bridge = next((n for n in state.networks if n.name == departure.network), None)
         if bridge:
-            yield from _expel(departure.container, bridge, desired, state, departure.cause)
+            yield from _depart(departure.container, bridge, desired, departure.cause)
 
 
 def _rescue(going: Collection[str], state: EngineState) -> Iterator[Action]:
@@ -153,7 +154,7 @@ def _dissolve(network: Network, desired: Desired, state: EngineState) -> Iterato
     chain = f"network {network.name}"
     for subnet in _ipv4(network):
         for container in members.values():
-            yield from _cut(_database_of(container, desired), container, subnet, chain, cause)
+            yield from _cut(container, subnet, desired, chain, cause)
         yield ForgetFlows(network=network.name, peers=subnet, cause=cause)
     yield RemoveNetwork(network=network.name, cause=cause)
 
@@ -165,20 +166,32 @@ def _expel(
     chain = f"network {network.name}"
     yield DisconnectContainer(network=network.name, container=ContainerRef.of(container), cause=cause)
     for subnet in _ipv4(network):
-        yield from _cut(_database_of(container, desired), container, subnet, chain, cause)
+        yield from _cut(container, subnet, desired, chain, cause)
     endpoint = container.endpoint(network.name)
     if endpoint and endpoint.address:
         for other in _on(network.name, state):
             if other.id != container.id:
                 peer = IPv4Network(endpoint.address)
-                yield from _cut(_database_of(other, desired), other, peer, chain, cause)
+                yield from _cut(other, peer, desired, chain, cause)
 
 
-def _cut(database: str, container: Container, peers: IPv4Network, chain: str, cause: str) -> Iterator[Action]:
+def _depart(container: Container, network: Network, desired: Desired, cause: str) -> Iterator[Action]:
+    """One container off a network of other people's: its peers there are told, and not touched."""
+    ref, chain = ContainerRef.of(container), f"network {network.name}"
+    if container.pid:
+        for subnet in _ipv4(network):
+            yield ResetSockets(container=ref, peers=subnet, of_chain=chain, cause=cause)
+    yield DisconnectContainer(network=network.name, container=ref, cause=cause)
+    for subnet in _ipv4(network):
+        yield from _cut(container, subnet, desired, chain, cause)
+
+
+def _cut(container: Container, peers: IPv4Network, desired: Desired, chain: str, cause: str) -> Iterator[Action]:
     if not container.pid:
         return
+    database = _database_of(container, desired)
     yield DestroySockets(container=ContainerRef.of(container), peers=peers, of_chain=chain, cause=cause)
-    if database:
+    if database and desired.routes.databases[database].address:
         yield KillSessions(database=database, peers=peers, of_chain=chain, cause=cause)
 
 

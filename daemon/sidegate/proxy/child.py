@@ -15,6 +15,7 @@ import msgspec
 from sidegate.proxy import messages
 from sidegate.proxy.channel import Channel
 
+_SECOND_LOOK = 0.25
 _ANSWER = 1.0  # seconds a worker has for an acknowledgement
 _LARGEST_FRAME = 32 * 1024 * 1024  # a worker reads what strangers send: it may become one
 _START = 5.0  # seconds from its start to its first one
@@ -95,12 +96,16 @@ class Slot:
 
     async def call(self, make: Callable[[int], messages.Request]) -> messages.Reply:
         """Send a request made with its number; kills the worker if it does not answer. Raises WorkerLostError."""
-        try:
-            async with asyncio.timeout(_ANSWER if self.serving.is_set() else _START):
-                return await self._send(make)
-        except TimeoutError:
-            await self.kill()
-            raise WorkerLostError from None
+        patience = _ANSWER if self.serving.is_set() else _START
+        reply = self._send(make)
+        # Twice: if it was we who stood still, the answer lies unread when the first time is up.
+        for seconds in (patience - _SECOND_LOOK, _SECOND_LOOK):
+            done, _ = await asyncio.wait((reply,), timeout=seconds)
+            if done:
+                return reply.result()
+        self._noted(self.index, messages.Note("worker does not answer", "warning", f"pid {self.pid}, {patience:g} s"))
+        await self.kill()
+        raise WorkerLostError
 
     async def kill(self) -> None:
         """SIGKILL, and wait a moment until the kernel has taken back what it held."""

@@ -65,15 +65,20 @@ class Supervisor:
         """The HTTP port, the real one once started."""
         return self._http_port
 
-    async def start(self) -> None:
-        """Bind the HTTP port and start every worker; returns when all serve.
-
-        Raises PortInUseError naming the holder, DataPlaneError when workers do not come up.
-        """
+    async def bind(self) -> None:
+        """Take the HTTP port: clients wait in its backlog until `start`. Raises PortInUseError naming the holder."""
         sockets = await self._bind(self._http_port, _PREDECESSOR)
         self._http_port = sockets[0].getsockname()[1]
         for slot, sock in zip(self._slots, sockets, strict=True):
             slot.sockets[_HTTP] = sock
+
+    async def start(self) -> None:
+        """Start every worker, with the routes and forwarders that are known by now; returns when all serve.
+
+        Binds first where `bind` was not called. Raises PortInUseError, DataPlaneError when workers do not come up.
+        """
+        if not all(_HTTP in slot.sockets for slot in self._slots):
+            await self.bind()
         self._started = True
         try:
             await _all(self._launch(slot) for slot in self._slots)
@@ -250,6 +255,8 @@ class Supervisor:
 
     async def _bring(self, slot: Slot, make: Callable[[int], messages.Request]) -> messages.Reply:
         """Have the worker do it, or its replacement: what is asked is part of the state that one starts with."""
+        if not self._started:
+            return messages.Done(0)
         try:
             async with asyncio.timeout(_REPLACED):
                 while True:

@@ -58,6 +58,9 @@ class Loop:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.last = Pass()
+        self.state = self.last.state
+        """What the running pass, or the last one, saw."""
+        self.desired = self.last.desired
         self.rules = rules
         self._applier = applier
         self._store = store
@@ -127,6 +130,7 @@ class Loop:
             full = False
             intent = self._store.intent
             desired = self._desire(intent, state, engine_up=not fault)
+            self.state, self.desired = state, desired
             observed = self._observed(state, host, engine_up=not fault)
             plan, unplanned = reconcile(desired, observed, self.rules)
             if not plan or (failures and str(plan) == before):

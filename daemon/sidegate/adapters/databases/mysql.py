@@ -62,6 +62,7 @@ async def kill_sessions(
     is one of `names`, or ends in a dot and one of them, counts as being in `peers`. Any other name is left alone.
     (Official images resolve none. Where one does, the first login from a host that has no name took 10 s.)
     A user without the PROCESS privilege sees sessions of its own account only.
+    A server that does not listen has no sessions.
     Raises LoginFailedError where the login fails, or where sessions were seen that this user may not end.
     """
 
@@ -83,7 +84,13 @@ async def kill_sessions(
             raise LoginFailedError(f"{user} at {address}:{port} may not end {denied} sessions of other users")
         return killed
 
-    return await _logged_in(address, port, user, password, "", timeout, kill)
+    try:
+        return await _logged_in(address, port, user, password, "", timeout, kill)
+    except LoginFailedError as error:
+        cause = error.__cause__
+        if isinstance(cause, MySQLError) and isinstance(cause.__cause__, ConnectionRefusedError):
+            return 0
+        raise
 
 
 def is_peer(client: str, peers: IPv4Network, names: frozenset[str]) -> bool:

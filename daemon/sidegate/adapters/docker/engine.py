@@ -223,7 +223,13 @@ class DockerEngine:
         try:
             await self._change(doing, lambda: self._client.connect(container_id, network, aliases))
         except EngineAnswerError as error:
-            if not _says(error, "already exists in network", "already attached to network", "no such container"):
+            if not _says(
+                error,
+                "already exists in network",
+                "already attached to network",
+                "no such container",
+                "marked for removal",
+            ):
                 raise
         finally:
             self._outdated.add(container_id)
@@ -243,7 +249,7 @@ class DockerEngine:
                     lambda: self._client.disconnect(container_id, network),
                 )
         except EngineAnswerError as error:
-            if not _says(error, "is not connected to"):
+            if not _says(error, "is not connected to", "marked for removal"):
                 raise
         finally:
             self._outdated.add(container_id)
