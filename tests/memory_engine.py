@@ -11,12 +11,10 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from sidegate.core.model import Container, Endpoint, EngineState, Network
+from sidegate.core.newcomers import Join, Newcomers, joins
 from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, SidegateError, SubnetTakenError
 
 FILE_LIMIT = 64 * 1024
-
-Joins = Callable[[Container], Sequence[tuple[str, frozenset[str]]]]
-"""As in sidegate.adapters.docker.express."""
 
 
 @dataclass
@@ -55,7 +53,7 @@ class MemoryEngine:
         self.files: dict[tuple[str, str], bytes] = {}
         self.closed = False
         self._wake: Callable[[], None] | None = None
-        self._joins: Joins | None = None
+        self._newcomers = Newcomers()
         self._containers: dict[str, Container] = {}
         self._networks: dict[str, MemoryNetwork] = {}
         self._serial = itertools.count(1)
@@ -138,9 +136,11 @@ class MemoryEngine:
             raise EngineError(f"cannot read {path} in container {container_id[:12]}: {len(content)} bytes are too many")
         return content
 
-    def watch(self, wake: Callable[[], None], joins: Joins | None = None) -> None:
-        self._wake, self._joins = wake, joins
-        wake()
+    def watch(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    async def expect(self, newcomers: Newcomers) -> None:
+        self._newcomers = newcomers
 
     async def close(self) -> None:
         self.closed, self._wake = True, None
@@ -165,9 +165,8 @@ class MemoryEngine:
         )
         created = replace(container, **fields)  # type: ignore[arg-type]
         self._containers[created.id] = created
-        if self._joins is not None and not self.deaf:
-            told = replace(created, env={}, endpoints=(), network_mode="default")
-            self._attach(created.id, self._joins(told))
+        if not self.deaf:
+            self._attach(created.id, joins(created, self._newcomers))
         return self._put(self._containers[created.id])
 
     def start(self, container_id: str) -> Container:
@@ -250,8 +249,8 @@ class MemoryEngine:
         self._changed()
         return container
 
-    def _attach(self, container_id: str, joins: Sequence[tuple[str, frozenset[str]]]) -> None:
-        for network, aliases in joins:
+    def _attach(self, container_id: str, where: Sequence[Join]) -> None:
+        for network, aliases in where:
             container = self._containers[container_id]
             if network in self._networks and not container.endpoint(network):
                 added = (*container.endpoints, Endpoint(network, "", aliases))

@@ -37,9 +37,6 @@ from sidegate.settings import Settings, load
 SPARE_UID = 60913
 """What workers become where `worker_user` does not exist: in the range that no distribution gives out."""
 
-THREAD_SWITCH = 0.0005
-"""Seconds: the event thread has 2 ms to attach a container before its start, and must not wait long for the GIL."""
-
 logger = structlog.get_logger("sidegate.main")
 
 
@@ -65,7 +62,6 @@ def run_daemon(config: Path | None) -> int:
 
 async def serve(settings: Settings) -> None:
     """Everything between the locks and the exit."""
-    sys.setswitchinterval(THREAD_SWITCH)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -116,7 +112,7 @@ async def serve(settings: Settings) -> None:
         await supervisor.bind()
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(loop.run(), name="loop")]
-            engine.watch(loop.wake, loop.newcomer)
+            engine.watch(loop.wake)
             async with http.serve(commands, settings.runtime_dir / "control.sock"):
                 with contextlib.suppress(TimeoutError):
                     await loop.settle()  # routes first: a worker without them would answer 404 to everybody

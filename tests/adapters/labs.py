@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network
 from typing import Protocol
 
-from memory_engine import Joins, MemoryEngine
+from memory_engine import MemoryEngine
 from sidegate.adapters.docker import DockerEngine
 from sidegate.core.model import Container
 from sidegate.reconciler.world import Engine
@@ -24,7 +24,7 @@ class Lab(Protocol):
 
     engine: Engine
 
-    def watch(self, wake: Callable[[], None], joins: Joins | None = None) -> None: ...
+    def watch(self, wake: Callable[[], None]) -> None: ...
 
     async def create(self, *, labels: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None) -> str: ...
 
@@ -73,8 +73,8 @@ class MemoryLab:
         self.memory = MemoryEngine()
         self.engine: Engine = self.memory
 
-    def watch(self, wake: Callable[[], None], joins: Joins | None = None) -> None:
-        self.memory.watch(wake, joins)
+    def watch(self, wake: Callable[[], None]) -> None:
+        self.memory.watch(wake)
 
     async def create(self, *, labels: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None) -> str:
         name = f"{PREFIX}-c{next(SERIAL)}"
@@ -115,8 +115,8 @@ class DockerLab:
         self.engine: Engine = self.docker
         self._made: set[str] = set()
 
-    def watch(self, wake: Callable[[], None], joins: Joins | None = None) -> None:
-        self.docker.watch(wake, joins)
+    def watch(self, wake: Callable[[], None]) -> None:
+        self.docker.watch(wake)
 
     async def create(self, *, labels: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None) -> str:
         options = [f"--label={k}={v}" for k, v in (labels or {}).items()]

@@ -11,7 +11,7 @@ from sidegate.adapters.docker.documents import (
     network_of,
     utc,
 )
-from sidegate.adapters.docker.express import full_name
+from sidegate.adapters.docker.greeter import full_name
 from sidegate.core.model import Container, Endpoint
 
 ID = "036ed8179d3cc65a4a0163a3044d9fe6c71e6dfbe2f03f95c09422cc3a1c764c"

@@ -14,7 +14,6 @@ from adapters.labs import DockerLab, docker, see
 from adapters.scripted_engine import ScriptedEngine
 from sidegate.adapters.docker import DockerEngine
 from sidegate.adapters.docker.client import EngineClient
-from sidegate.core.model import Container
 from sidegate.errors import EngineError, EngineUnavailableError
 
 
@@ -248,44 +247,12 @@ async def test_closing_is_prompt(script: ScriptedEngine) -> None:
 async def test_image_events_wake_nobody(script: ScriptedEngine, engine: DockerEngine) -> None:
     """Events of images keep their labels true and concern nobody else."""
     bell = Bell()
-    engine.watch(bell.ring, lambda _: ())
+    engine.watch(bell.ring)
     await subscription(script)
     await until(lambda: bell.rung == 1)
     script.tell("image", "tag", "sha256:1", name="shop:latest")
     script.tell("network", "connect", "n", container="a")
     await until(lambda: bell.rung == 2)
-
-
-async def test_a_mistake_in_joins_does_not_end_the_events(script: ScriptedEngine, engine: DockerEngine) -> None:
-    """What `joins` raises is logged, and the event wakes as any other."""
-
-    def joins(container: Container) -> tuple[()]:
-        raise LookupError(container.id)
-
-    bell = Bell()
-    with capture_logs() as logs:
-        engine.watch(bell.ring, joins)
-        await subscription(script)
-        for _ in range(2):
-            script.tell("container", "create", "a", image="shop")
-        await until(lambda: bell.rung == 3)
-    assert [entry["event"] for entry in logs] == ["not attached on create"] * 2
-
-
-async def test_old_news_attaches_nobody(script: ScriptedEngine, engine: DockerEngine) -> None:
-    """A create event that comes late, with a stream that resumed, only wakes: the container may be elsewhere by now."""
-    bell, asked = Bell(), []
-
-    def joins(container: Container) -> tuple[()]:
-        asked.append(container.id)
-        return ()
-
-    engine.watch(bell.ring, joins)
-    await subscription(script)
-    script.tell("container", "create", "old", age=5.0, image="shop")
-    script.tell("container", "create", "new", image="shop")
-    await until(lambda: bell.rung == 3)
-    assert asked == ["new"]
 
 
 # --- on the real engine --------------------
@@ -314,37 +281,4 @@ async def test_commands_in_a_container_are_not_heard() -> None:
         async with asyncio.timeout(5):
             assert set(await heard) <= {"create", "connect", "start", "rename"}
     finally:
-        await lab.close()
-
-
-@pytest.mark.engine
-async def test_labels_of_the_image_are_known_on_create() -> None:
-    """A label that the image carries is told as the image's at the create event already, for any image just made."""
-    lab = DockerLab()
-    told: asyncio.Queue[Container] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-
-    def joins(container: Container) -> tuple[()]:
-        loop.call_soon_threadsafe(told.put_nowait, container)
-        return ()
-
-    container = await lab.create()
-    tag = f"{(await see(lab, container)).name}:latest"
-    try:
-        bell = Bell()
-        lab.watch(bell.ring, joins)
-        await until(lambda: bell.rung > 0)
-        for value in ("one", "two"):
-            await docker("commit", "--change", f"LABEL sidegate.app={value}", container, tag)
-            made = await docker("create", tag, "true")
-            try:
-                async with asyncio.timeout(5):
-                    while (seen := await told.get()).id != made:
-                        pass
-                assert seen.labels["sidegate.app"] == value
-                assert seen.image_labels == {"sidegate.app": value}
-            finally:
-                await docker("rm", made)
-    finally:
-        await docker("rmi", "-f", tag)
         await lab.close()

@@ -30,7 +30,8 @@ def main(words: list[str]) -> int:
     options = parser.parse_args(words)
     for number in INTERRUPTIONS:
         signal.signal(number, _interrupt)
-    cases = [CASES[name] for name in CASES if name in (options.only or CASES)]
+    wanted = options.only or [case.name for case in CASES.values() if case.quick or not options.quick]
+    cases = [CASES[name] for name in CASES if name in wanted]
     benches = [Bench(case, seconds=1 if options.quick else 3, rounds=3) for case in cases]
     try:
         with image():

@@ -30,13 +30,15 @@ Measure = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing worth measuring. `subject` is the server whose ratio to each other one is shown."""
+    """One thing worth measuring. `subject` is the server whose ratio to each other one is shown; `quick` says whether
+    it takes part in a --quick run that does not name it."""
 
     name: str
     unit: str
     subject: str
     about: str
     run: Callable[["Bench"], None]
+    quick: bool = True
 
 
 @dataclass(slots=True)

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from ipaddress import IPv4Network
 
-from sidegate.core.desired import Desired, desire, newcomer_networks
+from sidegate.core.desired import Desired, desire
 from sidegate.core.labels import Discovery
 from sidegate.core.model import Container, Endpoint, EngineState, External, HostState, Intent, Network, Pair, Rules
+from sidegate.core.newcomers import Join, expect, joins
 from sidegate.core.reconcile import Observed, reconcile
 from states import app, database, ours, state
 
@@ -235,14 +236,14 @@ def test_a_newcomer_belongs_where_its_app_is_connected_and_nowhere_else() -> Non
     now = connected()
     desired = desire(Intent(connections=frozenset({SHOP})), now, RULES)
 
-    def belongs(container: Container, *existing: str) -> list[tuple[str, frozenset[str]]]:
-        return newcomer_networks(container, desired, existing or (JOINT.name, HOME.name), RULES)
+    def belongs(container: Container, seen: EngineState = now) -> tuple[Join, ...]:
+        return joins(container, expect(desired, seen, RULES))
 
-    assert belongs(app("shop", 2)) == [(JOINT.name, frozenset({"shop", "shop.internal"}))]
-    assert belongs(app("shop", 2), HOME.name) == []
-    assert belongs(app("blog")) == []
-    assert belongs(app("shop-db")) == []
-    assert belongs(app("shop", 2, image_labels={"sidegate.app": "shop"})) == []
-    assert belongs(app("shop", 2, labels={"sidegate.phase": "build"})) == []
-    assert belongs(database("shop-db", id="rival")) == []
-    assert belongs(database("shop")) == []
+    assert belongs(app("shop", 2)) == ((JOINT.name, frozenset({"shop", "shop.internal"})),)
+    assert belongs(app("shop", 2), state(networks=(HOME,))) == ()
+    assert belongs(app("blog")) == ()
+    assert belongs(app("shop-db")) == ()
+    assert belongs(app("shop", 2, image_labels={"sidegate.app": "shop"})) == ()
+    assert belongs(app("shop", 2, labels={"sidegate.phase": "build"})) == ()
+    assert belongs(database("shop-db", id="rival")) == ()
+    assert belongs(database("shop")) == ()

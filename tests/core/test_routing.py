@@ -72,7 +72,7 @@ def test_a_path_of_a_host_nobody_has_in_whole_is_still_404_elsewhere() -> None:
     ],
 )
 def test_an_app_without_a_ready_replica_says_why(changes: dict[str, object], reason: str) -> None:
-    assert routes(app("shop", **changes)).apps["shop"] == AppRoute((), reason)
+    assert routes(app("shop", 1, **changes)).apps["shop"] == AppRoute((), reason)
 
 
 def test_an_app_that_is_only_connected_is_known_and_has_no_containers() -> None:

@@ -180,24 +180,6 @@ def known_apps(intent: Intent, discovery: Discovery) -> frozenset[str]:
     return (frozenset(discovery.apps) | named) - known_databases(intent, discovery)
 
 
-def newcomer_networks(
-    container: Container, desired: Desired, existing: Collection[str], rules: Rules
-) -> list[tuple[str, frozenset[str]]]:
-    """Networks (and the aliases there) that a container which was just created belongs on, among those that exist.
-
-    Only a head start, from what a create event tells of the container: the pass that follows decides.
-    """
-    found = discover([container], rules)
-    names = {*found.apps, *(found.databases.keys() - desired.discovery.databases.keys())}
-    names -= desired.discovery.databases.keys() if found.apps else desired.discovery.apps.keys()
-    return [
-        (network.name, aliases(end) if len(network.ends) > 1 else frozenset())
-        for network in desired.networks.values()
-        for end in network.ends
-        if end in names and network.name in existing
-    ]
-
-
 def _departures(discovery: Discovery, state: EngineState, rules: Rules) -> tuple[Departure, ...]:
     """Databases that leave the default bridge, where everything reaches everything: only once they are home, and
     only those that nothing needs there (`isolation = "bridge"`)."""

@@ -250,7 +250,8 @@ def _fast_path(desired: Desired, observed: Observed) -> Iterator[Action]:
 
 
 def _on(network: str, state: EngineState) -> list[Container]:
-    return [c for c in state.containers if c.endpoint(network)]
+    """Containers on a network, less those that are going anyway."""
+    return [c for c in state.containers if c.endpoint(network) and c.state not in ("removing", "dead")]
 
 
 def _ends(network: Network) -> tuple[str, ...]:

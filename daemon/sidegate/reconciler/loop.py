@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from sidegate.core.desired import Desired, desire, newcomer_networks
+from sidegate.core.desired import Desired, desire
 from sidegate.core.labels import Discovery
 from sidegate.core.model import Container, EngineState, HostState, Intent, Problem, Rules
+from sidegate.core.newcomers import expect
 from sidegate.core.plan import CreateNetwork, KillSessions, Plan
 from sidegate.core.reconcile import Observed, reconcile
 from sidegate.core.routes import Routes
@@ -91,13 +92,6 @@ class Loop:
             await self._passed.wait_for(lambda: self._served >= ticket)
             return self.last
 
-    def newcomer(self, container: Container) -> list[tuple[str, frozenset[str]]]:
-        """Where a container that was just created belongs, by the last pass. Called from the event thread."""
-        last = self.last
-        if self._purging or not last.engine_up:
-            return []
-        return newcomer_networks(container, last.desired, {n.name for n in last.state.networks}, self.rules)
-
     async def purge(self) -> Pass:
         """From here on want nothing: one pass removes all that is ours."""
         self._purging = True
@@ -138,6 +132,8 @@ class Loop:
             before = str(plan)
             actions += len(plan.actions)
             failures = await self._apply(plan)
+        if not fault:
+            await self._applier.engine.expect(expect(desired, state, self.rules))
         await self._remember(intent, desired, engine_up=not fault)
         problems = {*desired.problems, *unplanned, *self._cut_faults.values()}
         problems |= {Problem("sidegate", str(f)) for f in failures if f.action.essential}

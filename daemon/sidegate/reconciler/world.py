@@ -3,16 +3,14 @@
 Every call has a deadline of its own and raises only errors of `sidegate.errors`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network
 from typing import Protocol
 
-from sidegate.core.model import Container, EngineState, HostState, Intent
+from sidegate.core.model import EngineState, HostState, Intent
+from sidegate.core.newcomers import Newcomers
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Session, WorkerStatus
-
-Join = tuple[str, frozenset[str]]
-"""A network's name, and the aliases that a container has there."""
 
 
 class Engine(Protocol):
@@ -47,12 +45,12 @@ class Engine(Protocol):
     async def read_file(self, container_id: str, path: str) -> bytes:
         """A small file (64 KiB at most) in a container, running or not. Raises NotFoundError or EngineError."""
 
-    def watch(self, wake: Callable[[], None], joins: Callable[[Container], Sequence[Join]] | None = None) -> None:
+    def watch(self, wake: Callable[[], None]) -> None:
         """Begin calling `wake` (on the event loop) whenever something that matters may have changed; also each time
-        the event stream was lost and is back. Never raises: it reconnects for ever, at most one second apart.
+        the event stream was lost and is back. Never raises: it reconnects for ever, at most one second apart."""
 
-        `joins` is a head start: asked at once, on any thread, where a container that was just created belongs, which
-        is attached there before it starts. The pass that follows decides."""
+    async def expect(self, newcomers: Newcomers) -> None:
+        """A head start: from now on attach containers that these name on their create event, before they start."""
 
     async def close(self) -> None:
         """End the event stream and the threads. Safe to call twice."""

@@ -46,7 +46,7 @@ TAR_OVERHEAD = 16_384
 """Headers and padding around one file in a tar archive, generously."""
 
 EVENT_FILTERS = {
-    "type": ["container", "network", "image"],
+    "type": ["container", "network"],
     "event": [
         *("create", "start", "die", "kill", "stop", "destroy", "rename", "update"),
         *("pause", "unpause", "health_status", "oom", "connect", "disconnect"),

@@ -119,6 +119,13 @@ class ImageDocument(Document, frozen=True):
         return (self.config.labels if self.config else None) or {}
 
 
+class ImageRow(Document, frozen=True):
+    """One row of `GET /images/json`."""
+
+    repo_tags: list[str] | None = None
+    labels: dict[str, str] | None = None
+
+
 class PathStat(msgspec.Struct, frozen=True):
     """The X-Docker-Container-Path-Stat header. `link_target` is empty for what is no link, else absolute."""
 

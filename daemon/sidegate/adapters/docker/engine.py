@@ -15,8 +15,9 @@ from typing import TypeVar
 from sidegate.adapters.docker.client import EngineAnswerError, EngineClient, UnconfirmedError
 from sidegate.adapters.docker.documents import ContainerRow, container_of, network_of
 from sidegate.adapters.docker.events import EventStream
-from sidegate.adapters.docker.express import Express, Joins
+from sidegate.adapters.docker.greeter import Greeter
 from sidegate.core.model import Container, EngineState
+from sidegate.core.newcomers import Newcomers
 from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, SubnetTakenError
 
 T = TypeVar("T")
@@ -50,7 +51,8 @@ class DockerEngine:
         self._calls = ThreadPoolExecutor(threads, "docker-call")
         self._inspections = ThreadPoolExecutor(threads, "docker-inspect")
         self._stream: EventStream | None = None
-        self._express: Express | None = None
+        host = self._client.host
+        self._greeter = Greeter(host.removeprefix("unix://")) if host.startswith("unix://") else None
         self._wake: Callable[[], None] = lambda: None
         self._known: dict[str, Inspected] = {}
         self._outdated: set[str] = set()
@@ -80,8 +82,6 @@ class DockerEngine:
         for gone in self._known.keys() - present:
             del self._known[gone]
         self._outdated &= present
-        if self._express is not None:
-            self._express.prepare({known.container.image for known in self._known.values()})
         if full:
             used = {row.image_id for row in rows}
             self._image_labels = {image: labels for image, labels in self._image_labels.items() if image in used}
@@ -256,18 +256,14 @@ class DockerEngine:
 
     # --- events and the end --------------------
 
-    def watch(self, wake: Callable[[], None], joins: Joins | None = None) -> None:
-        """`joins` says where a new container belongs, for attaching it on its create event already (see `express`)."""
-        loop = asyncio.get_running_loop()
-
-        def attached(container_id: str) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._changed, container_id)
-
+    def watch(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._express = Express(self._client, joins, self._inspections, attached) if joins else None
-        self._stream = EventStream(self._client, self._changed, self._resumed, self._express)
+        self._stream = EventStream(self._client, self._changed, self._resumed)
         self._stream.start()
+
+    async def expect(self, newcomers: Newcomers) -> None:
+        if self._greeter is not None and not self._closed:
+            await self._greeter.tell(newcomers)
 
     def interrupt(self, *, lost: bool) -> None:
         """Hear no events while `lost`: for showing that a resync alone puts everything right."""
@@ -284,6 +280,8 @@ class DockerEngine:
 
     async def close(self) -> None:
         self._closed, self._wake = True, lambda: None
+        if self._greeter is not None:
+            await self._greeter.close()
         if self._stream is not None:
             stream, self._stream = self._stream, None
             stream.end()

@@ -1,12 +1,10 @@
 """The engine's event stream, read in a thread of its own that never gives up.
 
 Owns one subscription at a time. Events carry no truth here: each says only "look again, this container is concerned".
-Calls back on the event loop's thread, except `Express`, for which every hop is too many.
+Calls back on the event loop's thread.
 """
 
 import asyncio
-import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +12,6 @@ from collections.abc import Callable
 import structlog
 
 from sidegate.adapters.docker.client import EngineClient, EventFeed
-from sidegate.adapters.docker.express import Express
 from sidegate.errors import EngineError, EngineUnavailableError
 
 FIRST_DELAY, LAST_DELAY = 0.05, 1.0
@@ -26,7 +23,6 @@ log = structlog.get_logger("sidegate.docker")
 
 class EventStream:
     """Calls `changed(container_id)` per event that matters, and `resumed()` after each (re)subscription and each loss.
-    `express` hears every event before that, on the thread itself.
 
     `container_id` is empty for an event about no container. Where nothing is heard (the engine is away, `interrupt`),
     it tries again after 0.05 s doubling to 1 s, for ever; one log line for a loss, one for the recovery.
@@ -37,9 +33,8 @@ class EventStream:
         client: EngineClient,
         changed: Callable[[str], None],
         resumed: Callable[[], None],
-        express: Express | None = None,
     ) -> None:
-        self._client, self._express = client, express
+        self._client = client
         self._changed, self._resumed = changed, resumed
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
@@ -79,7 +74,6 @@ class EventStream:
     # --- on the thread --------------------
 
     def _run(self) -> None:
-        _hurry()
         since, delay, lost = "", FIRST_DELAY, False
         while not self._closed.is_set():
             self._allowed.wait()
@@ -112,10 +106,7 @@ class EventStream:
             self._tell(self._resumed)
             for event in feed:
                 since = f"{event.time_nano // 10**9}.{event.time_nano % 10**9:09d}"
-                if self._express is not None:
-                    self._express.heard(event)
-                if event.type != "image":
-                    self._tell(self._changed, event.container)
+                self._tell(self._changed, event.container)
         finally:
             with self._lock:
                 self._feed = None
@@ -127,10 +118,3 @@ class EventStream:
             self._loop.call_soon_threadsafe(callback, *arguments)
         except RuntimeError:  # the loop is closed: nobody listens any more
             self._closed.set()
-
-
-def _hurry() -> None:
-    """Real-time priority for this thread: on a busy node an ordinary one wakes too late to attach a container before
-    its start (measured at a load of 10 on 2 cores: 16 of 24 in time without, 24 of 24 with)."""
-    with contextlib.suppress(OSError, AttributeError):  # not root, or not Linux: it is a head start, no more
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
