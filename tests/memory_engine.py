@@ -138,6 +138,7 @@ class MemoryEngine:
 
     def watch(self, wake: Callable[[], None]) -> None:
         self._wake = wake
+        wake()
 
     async def expect(self, newcomers: Newcomers) -> None:
         self._newcomers = newcomers

@@ -244,17 +244,6 @@ async def test_closing_is_prompt(script: ScriptedEngine) -> None:
             await engine.observe()
 
 
-async def test_image_events_wake_nobody(script: ScriptedEngine, engine: DockerEngine) -> None:
-    """Events of images keep their labels true and concern nobody else."""
-    bell = Bell()
-    engine.watch(bell.ring)
-    await subscription(script)
-    await until(lambda: bell.rung == 1)
-    script.tell("image", "tag", "sha256:1", name="shop:latest")
-    script.tell("network", "connect", "n", container="a")
-    await until(lambda: bell.rung == 2)
-
-
 # --- on the real engine --------------------
 
 
