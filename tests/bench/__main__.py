@@ -68,9 +68,10 @@ def conditions(bench: Bench) -> str:
     engine = run("docker", "version", "--format", "{{.Server.Version}}").stdout.strip()
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     model = models[0].partition(":")[2].strip() if models else platform.machine()
+    noise = f" The machine had other work during {bench.disturbed} of these measurements." if bench.disturbed else ""
     return (
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {bench.seconds:g} s a round, {os.cpu_count()} cores of {model}, "
-        f"Linux {platform.release()}, Docker {engine}, Python {platform.python_version()}."
+        f"Linux {platform.release()}, Docker {engine}, Python {platform.python_version()}.{noise}"
     )
 
 

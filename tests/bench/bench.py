@@ -43,12 +43,14 @@ class Case:
 
 @dataclass(slots=True)
 class Bench:
-    """One case being measured. `seconds`: how long a round lasts. `rounds`: how many there are at least."""
+    """One case being measured. `seconds`: how long a round lasts. `rounds`: how many there are at least; `disturbed`:
+    how many measurements stand although the machine had other work."""
 
     case: Case
     seconds: float
     rounds: int
     measured: dict[str, list[float]] = field(default_factory=dict)
+    disturbed: int = 0
 
     # --- measuring --------------------
 
@@ -60,7 +62,7 @@ class Bench:
         new: dict[str, list[float]] = {server: [] for server in servers}
         for number in range(1, 2 * least + 1):
             for server, measure in servers.items():
-                value = undisturbed(measure)
+                value = self._undisturbed(measure)
                 new[server].append(value)
                 progress(f"{self.case.name}: round {number}: {server}: {value:,.0f} {self.case.unit}")
             if number >= least and all(_steady(values) for values in new.values()):
@@ -77,6 +79,21 @@ class Bench:
         if "Socket errors" in facts or "Non-2xx or 3xx responses" in facts:
             raise AssertionError(f"{url} did not answer every request with 200:\n{output}")
         return float(facts["Requests/sec"])
+
+    def _undisturbed(self, measure: Measure, limit: float = 20) -> float:
+        """Measure while the machine is otherwise quiet; after `limit` seconds of trying, whatever came last stands."""
+        deadline = time.monotonic() + limit
+        while True:
+            before = _idle_share(0.2)
+            if before < QUIET and time.monotonic() < deadline:
+                continue
+            value = measure()
+            if min(before, _idle_share(0.2)) >= QUIET:
+                return value
+            if time.monotonic() > deadline:
+                self.disturbed += 1
+                progress("the machine is busy with other things: measured all the same")
+                return value
 
     def results(self) -> list[Result]:
         return [
@@ -135,21 +152,6 @@ def firewall_rules() -> list[list[str]]:
     """DOCKER-USER's rules in order, each as `iptables -D` takes it: the chain, then the words of the rule."""
     rules = [shlex.split(line) for line in _lines("iptables", "-w", "-S", "DOCKER-USER")]
     return [rule[1:] for rule in rules if rule[0] == "-A"]
-
-
-def undisturbed(measure: Measure, limit: float = 20) -> float:
-    """Measure while the machine is otherwise quiet; what was measured in `limit` seconds of trying is taken anyway."""
-    deadline = time.monotonic() + limit
-    while True:
-        before = _idle_share(0.2)
-        if before < QUIET and time.monotonic() < deadline:
-            continue
-        value = measure()
-        if min(before, _idle_share(0.2)) >= QUIET:
-            return value
-        if time.monotonic() > deadline:
-            progress("the machine is busy with other things: measured all the same")
-            return value
 
 
 def progress(text: str) -> None:

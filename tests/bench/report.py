@@ -9,7 +9,8 @@ from dataclasses import dataclass
 HEAD = """# Benchmarks
 
 Written by `scripts/bench`, which measures each section anew and leaves the sections that it did not measure alone.
-Servers of a case take turns, so whatever disturbs the machine disturbs them all; the median of the rounds counts.
+Servers of a case take turns, so that what disturbs one disturbs all; the median of the rounds counts. Compare servers
+within a section, never across machines or days.
 """
 SECTION = re.compile(r"^## (?P<case>\S+)\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 

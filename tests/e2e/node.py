@@ -59,7 +59,7 @@ class Node:
         self.ours = ["--label", f"sidegate.instance={name}"]
         """Options of `docker run` that make a container this daemon's business and no other's."""
         self.directory = directory
-        self.inside = ["ip", "netns", "exec", namespace] if namespace else []
+        self.inside = enter(namespace) if namespace else []
         self.http_port = 80 if namespace else free_port()
         self.log = directory / "daemon.log"
         self._containers: list[str] = []
@@ -217,6 +217,11 @@ class Node:
         return self.docker(
             "network", "ls", "--filter", f"label=sidegate.instance={self.name}", "--format", "{{.Name}}"
         ).split()
+
+
+def enter(namespace: str) -> list[str]:
+    """Words that run a command in a network namespace; unlike `ip netns exec` they leave /sys and its cgroups be."""
+    return ["nsenter", f"--net=/run/netns/{namespace}"]
 
 
 def free_port() -> int:

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from e2e.node import APP_IMAGE, run, wait_for
+from e2e.node import APP_IMAGE, enter, run, wait_for
 
 
 class PrivateEngine:
@@ -32,7 +32,7 @@ class PrivateEngine:
             self.url,
         ]
         with (self.directory / "dockerd.log").open("ab") as log:
-            command = ["ip", "netns", "exec", self.namespace, "dockerd", *roots, *flags]
+            command = [*enter(self.namespace), "dockerd", *roots, *flags]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         wait_for("the private engine answers", self._answers, 60)
 
