@@ -32,7 +32,8 @@ def main(words: list[str]) -> int:
         signal.signal(number, _interrupt)
     wanted = options.only or [case.name for case in CASES.values() if case.quick or not options.quick]
     cases = [CASES[name] for name in CASES if name in wanted]
-    benches = [Bench(case, seconds=1 if options.quick else 3, rounds=3) for case in cases]
+    seconds, patience = (1, 0) if options.quick else (3, 20)
+    benches = [Bench(case, seconds=seconds, rounds=3, patience=patience) for case in cases]
     try:
         with image():
             for bench in benches:

@@ -43,12 +43,13 @@ class Case:
 
 @dataclass(slots=True)
 class Bench:
-    """One case being measured. `seconds`: how long a round lasts. `rounds`: how many there are at least; `disturbed`:
-    how many measurements stand although the machine had other work."""
+    """One case being measured. `seconds`: how long a round lasts. `rounds`: how many there are at least.
+    `patience`: how long, in seconds, a measurement may wait for a quiet machine. `disturbed`: how many did in vain."""
 
     case: Case
     seconds: float
     rounds: int
+    patience: float
     measured: dict[str, list[float]] = field(default_factory=dict)
     disturbed: int = 0
 
@@ -80,9 +81,9 @@ class Bench:
             raise AssertionError(f"{url} did not answer every request with 200:\n{output}")
         return float(facts["Requests/sec"])
 
-    def _undisturbed(self, measure: Measure, limit: float = 20) -> float:
-        """Measure while the machine is otherwise quiet; after `limit` seconds of trying, whatever came last stands."""
-        deadline = time.monotonic() + limit
+    def _undisturbed(self, measure: Measure) -> float:
+        """Measure while the machine is otherwise quiet; out of patience, whatever came last stands."""
+        deadline = time.monotonic() + self.patience
         while True:
             before = _idle_share(0.2)
             if before < QUIET and time.monotonic() < deadline:

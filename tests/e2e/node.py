@@ -124,11 +124,13 @@ class Node:
         if self._process is None:
             self.start()
         self.cli("purge", "--yes", check=False)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            assert self._process is not None
-            self._process.wait(timeout=30)
-        if self._process.poll() is None:
-            self.stop(signal.SIGKILL)
+        process = self._process
+        assert process is not None
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     # --- people
 
