@@ -22,10 +22,13 @@ def process() -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture
 def cgroup(tmp_path: Path) -> Callable[..., None]:
     """Writes who is in the cgroup of the container `c`."""
-    (tmp_path / "docker" / "c").mkdir(parents=True)
-    return lambda *pids: (
-        (tmp_path / "docker" / "c" / "cgroup.procs").write_text("".join(f"{p}\n" for p in pids)) and None
-    )
+    directory = tmp_path / "docker" / "c"
+    directory.mkdir(parents=True)
+
+    def write(*pids: int) -> None:
+        (directory / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in pids))
+
+    return write
 
 
 def state(process: subprocess.Popen[str]) -> str:
@@ -33,7 +36,8 @@ def state(process: subprocess.Popen[str]) -> str:
 
 
 def answers(process: subprocess.Popen[str]) -> bool:
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     process.stdin.write("hello\n")
     process.stdin.flush()
     return process.stdout.readline() == "hello\n"

@@ -279,6 +279,22 @@ async def test_two_hundred_connections_settle_in_one_pass_each_way() -> None:
         assert node.on("db-1") == {HOME}
 
 
+async def test_a_hanging_engine_does_not_keep_a_database_open(node: Node) -> None:
+    node.ask(shop_db=External(30000, enabled=True))
+    await node.settle()
+    hung = asyncio.Event()
+
+    async def hang(*, full: bool = False) -> object:
+        hung.set()
+        return await asyncio.Event().wait()
+
+    node.engine.observe = hang  # type: ignore[method-assign,assignment]
+    node.ask(shop_db=External(30000, enabled=False))
+    node.loop.wake()
+    await hung.wait()
+    assert node.data_plane.listeners() == {}
+
+
 async def test_settle_waits_for_a_pass_that_began_after_the_call(node: Node) -> None:
     gate = asyncio.Event()
     observe: Callable[..., Awaitable[object]] = node.engine.observe

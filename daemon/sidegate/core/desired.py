@@ -210,7 +210,8 @@ def exposures(database: Database, state: EngineState, rules: Rules) -> dict[str,
 def _openings(name: str, database: Database, state: EngineState, rules: Rules) -> list[Problem]:
     """Ways to a database that no connection of ours opened."""
     problems = []
-    if ports := ", ".join(map(str, database.container.published_ports)):
+    if database.container.published_ports:
+        ports = ", ".join(str(port) for port in database.container.published_ports if port) or "of the engine's choice"
         text = f"publishes port {ports} itself, past Sidegate's switch: run {database.container.name} without -p"
         problems.append(Problem(name, text))
     for network, others in exposures(database, state, rules).items():

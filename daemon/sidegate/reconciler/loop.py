@@ -17,7 +17,7 @@ from sidegate.core.desired import Desired, desire
 from sidegate.core.labels import Discovery
 from sidegate.core.model import Container, EngineState, HostState, Intent, Problem, Rules
 from sidegate.core.newcomers import expect
-from sidegate.core.plan import CreateNetwork, KillSessions, Plan
+from sidegate.core.plan import CloseForwarder, CreateNetwork, KillSessions, Plan
 from sidegate.core.reconcile import Observed, reconcile
 from sidegate.core.routes import Routes
 from sidegate.errors import EngineError, EngineUnavailableError, StoreError, SubnetTakenError
@@ -116,6 +116,7 @@ class Loop:
         self._woken.clear()
         ticket = self._wanted
         began = self._clock()
+        await self._switch_off()
         actions = 0
         before = None
         failures: tuple[Failure, ...] = ()
@@ -150,6 +151,18 @@ class Loop:
         async with self._passed:
             self._served = ticket
             self._passed.notify_all()
+
+    async def _switch_off(self) -> None:
+        """Close forwarders that nobody wants any more before looking at anything: an engine that hangs must not keep a
+        database open."""
+        listeners = self._applier.data_plane.listeners()
+        wanted = {name: e.port for name, e in self._store.intent.externals.items() if e.enabled and not self._purging}
+        if any(wanted.get(name) != port for name, port in listeners.items()):
+            desired = self._desire(self._store.intent, self.state, engine_up=self.last.engine_up)
+            observed = self._observed(self.state, HostState(), engine_up=False)
+            plan, _ = reconcile(desired, observed, self.rules)
+            closing = {a.chain for a in plan.actions if isinstance(a, CloseForwarder)}
+            await self._apply(Plan(tuple(a for a in plan.actions if a.chain in closing)))
 
     async def _observe(self, *, full: bool) -> tuple[EngineState, HostState, str]:
         """The engine's and the host's state, and why the engine's is not fresh (empty: it is)."""
