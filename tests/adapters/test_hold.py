@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from sidegate.adapters.docker.hold import Hold
 
 PRINTS = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
