@@ -71,19 +71,25 @@ class DisconnectContainer(NetworkAction):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DestroySockets(Action):
-    """End TCP sessions with `peers` inside a container's network namespace. It comes after the disconnect, not before:
-    a client that reconnects at once would slip in between. Both ends get one each, so both know."""
+class CutAction(Action):
+    """Ends sessions with `peers`, as one step of the chain `of_chain`. It comes after the disconnect, not before: a
+    client that reconnects at once would slip in between. Both ends get one each, so both know."""
 
     rank: ClassVar[int] = 2
     essential: ClassVar[bool] = False
-    container: ContainerRef
     peers: IPv4Network
     of_chain: str
 
     @property
     def chain(self) -> str:
         return self.of_chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DestroySockets(CutAction):
+    """End TCP sessions inside a container's network namespace."""
+
+    container: ContainerRef
 
     @property
     def what(self) -> str:
@@ -103,18 +109,10 @@ class ResetSockets(DestroySockets):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KillSessions(Action):
-    """End a database server's threads for clients in `peers`: a destroyed socket does not stop a running query."""
+class KillSessions(CutAction):
+    """End a database server's threads for these clients: a destroyed socket does not stop a running query."""
 
-    rank: ClassVar[int] = 2
-    essential: ClassVar[bool] = False
     database: str
-    peers: IPv4Network
-    of_chain: str
-
-    @property
-    def chain(self) -> str:
-        return self.of_chain
 
     @property
     def what(self) -> str:
