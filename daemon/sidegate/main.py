@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -27,7 +28,7 @@ from sidegate.api.world import World
 from sidegate.core.desired import home_network
 from sidegate.core.model import DatabaseDetails, Rules
 from sidegate.errors import LoginFailedError, SettingsError, SidegateError
-from sidegate.proxy import ports
+from sidegate.proxy import ports, privileges
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.supervisor import Supervisor
 from sidegate.reconciler.apply import Applier
@@ -48,16 +49,28 @@ def run_daemon(config: Path | None) -> int:
         print(f"sidegate: {error}", file=sys.stderr)
         return error.exit_status
     log.configure(settings.log_level)
+    privileges.raise_open_files()
+    status = 0
     try:
         with (
             hold(settings.state_dir, "state_dir", mode=0o700),
             hold(settings.runtime_dir, "runtime_dir", mode=0o755),
         ):
             uvloop.run(serve(settings))
-    except SidegateError as error:
-        print(f"sidegate: {error}", file=sys.stderr)
-        return error.exit_status
-    return 0
+    except* SidegateError as group:
+        for found in _leaves(group):
+            print(f"sidegate: {found}", file=sys.stderr)
+            status = found.exit_status
+    return status
+
+
+def _leaves(group: BaseExceptionGroup[SidegateError]) -> Iterator[SidegateError]:
+    """The errors in a group of groups."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def serve(settings: Settings) -> None:

@@ -168,3 +168,9 @@ def test_a_container_belongs_to_one_daemon() -> None:
     assert not discover([theirs], RULES).apps
     assert discover([theirs], Rules(instance="other")).apps
     assert not discover([app("shop")], Rules(instance="other")).apps
+
+
+def test_an_image_cannot_hide_a_container_from_its_daemon() -> None:
+    hidden = app("shop", labels={"sidegate.instance": "other"}, image_labels={"sidegate.instance": "other"})
+    assert "shop" in discover([hidden], RULES).apps
+    assert not discover([hidden], Rules(instance="other")).apps

@@ -1,6 +1,7 @@
 """Plans as text: two small states in, a story out."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 from sidegate.core.desired import Desired, desire
@@ -247,3 +248,39 @@ def test_a_newcomer_belongs_where_its_app_is_connected_and_nowhere_else() -> Non
     assert belongs(app("shop", 2, labels={"sidegate.phase": "build"})) == ()
     assert belongs(database("shop-db", id="rival")) == ()
     assert belongs(database("shop")) == ()
+
+
+def test_a_stopped_container_is_freed_from_an_earlier_network_of_the_same_name() -> None:
+    """Somebody pruned networks while the database was stopped: configured for the old one it could not start."""
+    old = replace(DB_HOME, address="", network_id="old")
+    stopped = database("shop-db", state="exited", pid=0, endpoints=(old,))
+    gone = "disconnect shop-db-1 from sidegate-home--shop-db: it is configured for a network that has gone"
+    again = "connect shop-db-1 to sidegate-home--shop-db: shop-db is a database"
+    assert plan(Intent(), state(stopped)).splitlines() == [
+        "create network sidegate-home--shop-db (10.213.0.0/27): shop-db is a database",
+        gone,
+        again,
+    ]
+    assert plan(Intent(), state(stopped, networks=(HOME,))).splitlines() == [gone, again]
+    current = replace(old, network_id=HOME.id)
+    assert plan(Intent(), state(replace(stopped, endpoints=(current,)), networks=(HOME,))) == ""
+
+
+def test_a_container_is_freed_from_a_network_of_ours_that_somebody_removed() -> None:
+    shop = app("shop", state="exited", pid=0, endpoints=(Endpoint("bridge"), Endpoint(JOINT.name)))
+    assert plan(Intent(), state(shop)) == f"disconnect shop-1 from {JOINT.name}: that network has gone"
+
+
+def test_a_network_with_containers_that_could_not_be_looked_at_is_left_alone() -> None:
+    unseen = replace(state(networks=(HOME,)), unseen=frozenset({HOME.name}))
+    assert plan(Intent(), unseen) == ""
+
+
+def test_what_is_expelled_from_its_last_network_goes_back_to_the_bridge_first() -> None:
+    stranger = Container("id-x", "x", endpoints=(Endpoint(JOINT.name, "10.213.0.40"),), pid=7)
+    made, _ = reconcile(
+        desire(Intent(connections=frozenset({SHOP})), connected(stranger), RULES), Observed(connected(stranger)), RULES
+    )
+    chain = next(c for c in made.chains() if c[0][0].chain == f"network {JOINT.name}")
+    assert str(chain[0][0]) == "connect x to bridge: x would be left with no network"
+    assert str(chain[1][0]) == f"disconnect x from {JOINT.name}: does not belong there"

@@ -11,7 +11,7 @@ import pytest
 from memory_engine import MemoryEngine
 from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost
 from sidegate.core.model import External, HostState, Intent, Pair, Rules
-from sidegate.errors import EngineError, LoginFailedError, SubnetTakenError
+from sidegate.errors import EngineError, HostToolError, LoginFailedError, SubnetTakenError
 from sidegate.reconciler.apply import Applier
 from sidegate.reconciler.loop import Loop, Pass
 
@@ -280,6 +280,7 @@ async def test_two_hundred_connections_settle_in_one_pass_each_way() -> None:
 
 
 async def test_a_hanging_engine_does_not_keep_a_database_open(node: Node) -> None:
+    """Whether it was asked before the switch or after."""
     node.ask(shop_db=External(30000, enabled=True))
     await node.settle()
     hung = asyncio.Event()
@@ -289,10 +290,32 @@ async def test_a_hanging_engine_does_not_keep_a_database_open(node: Node) -> Non
         return await asyncio.Event().wait()
 
     node.engine.observe = hang  # type: ignore[method-assign,assignment]
-    node.ask(shop_db=External(30000, enabled=False))
     node.loop.wake()
     await hung.wait()
-    assert node.data_plane.listeners() == {}
+    assert node.data_plane.listeners() == {"shop-db": 30000}
+    node.ask(shop_db=External(30000, enabled=False))
+    node.loop.wake()
+    await eventually(lambda: not node.data_plane.listeners())
+
+
+async def test_sockets_that_could_not_be_destroyed_are_said(node: Node) -> None:
+    node.ask(SHOP)
+    await node.settle()
+    node.host.fail_next["destroy_sockets"] = HostToolError("ss is not installed")
+    node.ask()
+    passed = await node.settle()
+    assert node.ours == [HOME]
+    assert [type(failure.action).__name__ for failure in passed.failures] == ["DestroySockets"]
+    assert "sessions may hang at one end" in str(passed.problems[0])
+
+
+async def test_a_purge_that_could_not_finish_goes_back_to_work(node: Node) -> None:
+    node.ask(SHOP)
+    await node.settle()
+    node.engine.unavailable = "gone"
+    assert not (await node.loop.purge()).engine_up
+    node.engine.unavailable = ""
+    assert (await node.settle()).desired.networks
 
 
 async def test_settle_waits_for_a_pass_that_began_after_the_call(node: Node) -> None:

@@ -69,7 +69,7 @@ class LinuxHost:
 
     async def observe(self) -> HostState:
         """Reads /proc and /sys, and asks iptables once (about 3 ms); a fault of the fast path is said, never raised."""
-        routes = tuple(parse_routes((self._proc / "net/route").read_text()))
+        routes = tuple(parse_routes(self._read(self._proc / "net/route")))
         uplink = min((r for r in routes if not r.destination.prefixlen), key=lambda r: r.metric, default=None)
         fast_path, fault = await self._fast_path()
         return HostState(

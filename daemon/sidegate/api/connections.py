@@ -12,7 +12,7 @@ from sidegate.api.world import Pass, World
 from sidegate.core.desired import join_fault, pair_network
 from sidegate.core.env import app_variables, check_scope, clashes, database_variables, rename
 from sidegate.core.model import Container, DatabaseDetails, Pair, Variable, check_name
-from sidegate.core.plan import NetworkAction
+from sidegate.core.plan import KillSessions, NetworkAction
 from sidegate.core.reconcile import pool_exhausted
 from sidegate.core.subnets import free_subnets
 from sidegate.errors import (
@@ -88,7 +88,8 @@ class ConnectionVerbs:
             await self.world.store.remove_connection(pair, keep_variables=keep_variables)
         passed = await self.world.settle()
         if fault := self._cut_fault(passed, network):
-            raise type(fault)(f"{pair} are to be parted, but that is not done yet and goes on: {fault}")
+            kind = EngineUnavailableError if isinstance(fault, EngineUnavailableError) else EngineError
+            raise kind(f"{pair} are to be parted, but that is not done yet and goes on: {fault}") from fault
         return schemas.Disconnected(
             a=pair.a,
             b=pair.b,
@@ -207,10 +208,11 @@ class ConnectionVerbs:
         return None
 
     def _cut_fault(self, passed: Pass, network: str) -> SidegateError | None:
+        """Why both ends may not have been told; that a query could not be killed is a problem in `status`."""
         if not passed.engine_up:
             return EngineUnavailableError(f"the Docker engine does not answer: {passed.engine_fault}")
         for failure in passed.failures:
-            if isinstance(failure.action, NetworkAction) and failure.action.network == network:
+            if failure.action.chain == f"network {network}" and not isinstance(failure.action, KillSessions):
                 return failure.error
         return None
 

@@ -94,7 +94,7 @@ def discover(containers: Iterable[Container], rules: Rules) -> Discovery:
     replicas: dict[str, list[tuple[Replica, Mapping[str, str]]]] = {}
     databases: dict[str, Database] = {}
     for container in sorted(containers, key=lambda c: (c.created, c.id)):
-        if container.labels.get(INSTANCE, DEFAULT_INSTANCE) != rules.instance:
+        if _instance(container, rules) != rules.instance:
             continue  # another daemon's: two on one engine never fight over a container
         labels = _trusted_labels(container, rules, problems)
         if not labels or container.state in ("removing", "dead") or _left_out(labels):
@@ -112,6 +112,12 @@ def discover(containers: Iterable[Container], rules: Rules) -> Discovery:
             problems.append(Problem(container.name, str(error)))
     apps = {name: _app(name, members, problems) for name, members in sorted(replicas.items())}
     return Discovery(apps, dict(sorted(databases.items())), tuple(problems))
+
+
+def _instance(container: Container, rules: Rules) -> str:
+    given = container.labels.get(INSTANCE, DEFAULT_INSTANCE)
+    inherited = given == container.image_labels.get(INSTANCE) and not rules.trust_image_labels
+    return DEFAULT_INSTANCE if inherited else given
 
 
 def _left_out(labels: Mapping[str, str]) -> bool:

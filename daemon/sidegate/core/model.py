@@ -44,11 +44,15 @@ def check_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A container's place on one network. `address` is IPv4, empty while the container does not run."""
+    """A container's place on one network. `address` is IPv4, empty while the container does not run.
+
+    `network_id` tells a network from an earlier one of the same name, which keeps a container from starting.
+    """
 
     network: str
     address: str = ""
     aliases: frozenset[str] = frozenset()
+    network_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +104,15 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """All containers and networks at one moment."""
+    """All containers and networks at one moment.
+
+    `unseen` are networks with containers that could not be looked at (a start holds them): not empty, whatever
+    `containers` says.
+    """
 
     containers: tuple[Container, ...] = ()
     networks: tuple[Network, ...] = ()
+    unseen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

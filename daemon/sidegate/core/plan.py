@@ -165,6 +165,18 @@ class ConnectContainer(NetworkAction):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReturnContainer(ConnectContainer):
+    """Back to the default bridge, before the chain that takes its last network away."""
+
+    rank: ClassVar[int] = 0
+    of_chain: str
+
+    @property
+    def chain(self) -> str:
+        return self.of_chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstallFastPath(Action):
     rank: ClassVar[int] = 0
 

@@ -24,6 +24,7 @@ from sidegate.core.plan import (
     PublishRoutes,
     RemoveNetwork,
     ResetSockets,
+    ReturnContainer,
 )
 from sidegate.core.routes import DatabaseTarget, Routes
 from sidegate.core.subnets import free_subnets
@@ -115,9 +116,12 @@ def _state(unavailable: str) -> str:
 def _leave(desired: Desired, observed: Observed, rules: Rules) -> Iterator[Action]:
     state = observed.engine
     ours = sorted((n for n in state.networks if is_ours(n, rules)), key=lambda n: n.name)
-    yield from _rescue({n.name for n in ours} - set(desired.networks), state)
+    yield from _rescue(ours, desired, state)
+    yield from _forget_vanished(desired, state, rules)
     for network in ours:
         wanted = desired.networks.get(network.name)
+        if wanted is None and network.name in state.unseen:
+            continue
         if wanted is None:
             yield from _dissolve(network, desired, state)
             continue
@@ -130,13 +134,27 @@ def _leave(desired: Desired, observed: Observed, rules: Rules) -> Iterator[Actio
             yield from _depart(departure.container, bridge, desired, departure.cause)
 
 
-def _rescue(going: Collection[str], state: EngineState) -> Iterator[Action]:
-    """Back to the default bridge with what would be left on no network at all, which would last over restarts."""
+def _rescue(ours: Collection[Network], desired: Desired, state: EngineState) -> Iterator[Action]:
+    """Back to the default bridge, first, with what would be left on no network, which would last over restarts."""
+    leaving = {n.name: desired.networks.get(n.name) for n in ours if n.name not in state.unseen}
     for container in state.containers:
-        on = {e.network for e in container.endpoints}
-        if on and on <= set(going) and container.network_mode in ("default", DEFAULT_BRIDGE):
-            why = f"{container.name} would be left with no network"
-            yield ConnectContainer(network=DEFAULT_BRIDGE, container=ContainerRef.of(container), cause=why)
+        on = [e.network for e in container.endpoints]
+        stays = [n for n in on if n not in leaving or ((w := leaving[n]) and container.id in w.members)]
+        joins = any(container.id in n.members for n in desired.networks.values())
+        if on and not stays and not joins and container.network_mode in ("default", DEFAULT_BRIDGE):
+            ref, why = ContainerRef.of(container), f"{container.name} would be left with no network"
+            yield ReturnContainer(network=DEFAULT_BRIDGE, container=ref, cause=why, of_chain=f"network {max(on)}")
+
+
+def _forget_vanished(desired: Desired, state: EngineState, rules: Rules) -> Iterator[Action]:
+    """Off networks of ours that somebody else removed: a container that is configured on one does not start."""
+    existing = {n.name for n in state.networks}
+    for container in state.containers:
+        for endpoint in container.endpoints:
+            name = endpoint.network
+            if name not in existing and name not in desired.networks and name.startswith(f"{rules.instance}-"):
+                ref = ContainerRef.of(container)
+                yield DisconnectContainer(network=name, container=ref, cause="that network has gone")
 
 
 def _dissolve(network: Network, desired: Desired, state: EngineState) -> Iterator[Action]:
@@ -222,22 +240,24 @@ def _join(desired: Desired, observed: Observed, rules: Rules, problems: list[Pro
         elif not is_ours(network, rules):
             problems.append(Problem(name, "a network of this name exists and is not Sidegate's: remove or rename it"))
             continue
-        yield from _attach(wanted, containers)
+        yield from _attach(wanted, network, containers)
 
 
 def pool_exhausted(rules: Rules) -> str:
     return f"no /{rules.subnet_prefix} is left in internal_pool {rules.pool}: remove connections or widen the pool"
 
 
-def _attach(wanted: DesiredNetwork, containers: Mapping[str, Container]) -> Iterator[Action]:
+def _attach(wanted: DesiredNetwork, network: Network | None, containers: Mapping[str, Container]) -> Iterator[Action]:
     for container_id, names in wanted.members.items():
         container = containers[container_id]
         endpoint = container.endpoint(wanted.name)
-        if endpoint and names <= endpoint.aliases:
+        stale = endpoint and (network is None or endpoint.network_id not in ("", network.id))
+        if endpoint and not stale and names <= endpoint.aliases:
             continue
         ref = ContainerRef.of(container)
         if endpoint:
-            yield DisconnectContainer(network=wanted.name, container=ref, cause="its aliases are missing there")
+            why = "it is configured for a network that has gone" if stale else "its aliases are missing there"
+            yield DisconnectContainer(network=wanted.name, container=ref, cause=why)
         yield ConnectContainer(network=wanted.name, container=ref, aliases=names, cause=wanted.cause)
 
 
@@ -260,7 +280,7 @@ def _ends(network: Network) -> tuple[str, ...]:
 
 
 def _ipv4(network: Network) -> list[IPv4Network]:
-    return [IPv4Network(s) for s in network.subnets if ":" not in s]
+    return [IPv4Network(s, strict=False) for s in network.subnets if ":" not in s]
 
 
 def _database_of(container: Container, desired: Desired) -> str:

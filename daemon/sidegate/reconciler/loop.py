@@ -17,14 +17,15 @@ from sidegate.core.desired import Desired, desire
 from sidegate.core.labels import Discovery
 from sidegate.core.model import Container, EngineState, HostState, Intent, Problem, Rules
 from sidegate.core.newcomers import expect
-from sidegate.core.plan import CloseForwarder, CreateNetwork, KillSessions, Plan
+from sidegate.core.plan import CloseForwarder, CreateNetwork, CutAction, KillSessions, Plan
 from sidegate.core.reconcile import Observed, reconcile
 from sidegate.core.routes import Routes
-from sidegate.errors import EngineError, EngineUnavailableError, StoreError, SubnetTakenError
+from sidegate.errors import EngineError, EngineUnavailableError, HostToolError, StoreError, SubnetTakenError
 from sidegate.reconciler.apply import Applier, Failure
 from sidegate.reconciler.world import IntentStore
 
 ROUNDS = 6  # create, connect, leave the bridge, publish: three do; more only after refused subnets
+SWITCH_OFF_CHECK = 0.05  # seconds, while an engine that was asked takes its time
 ENGINE_RETRY = 0.25  # seconds between looks at what still runs while the engine is away
 DOMAIN_GRACE = 300.0  # seconds that an app without containers keeps its domains
 
@@ -70,7 +71,7 @@ class Loop:
         self._wanted = 0  # the newest pass that somebody asked for
         self._served = 0  # the newest one that is done
         self._woken = asyncio.Event()
-        self._passed = asyncio.Condition()
+        self._waiting: list[tuple[int, asyncio.Future[Pass]]] = []
         self._purging = False
         self._bad_subnets: set[str] = set()
         self._missing_since: dict[str, float] = {}
@@ -87,16 +88,23 @@ class Loop:
     async def settle(self, deadline: float = 30.0) -> Pass:
         """Wake, and return the first pass that began after this call. Raises TimeoutError after `deadline` seconds."""
         self.wake()
-        ticket = self._wanted
-        async with asyncio.timeout(deadline), self._passed:
-            await self._passed.wait_for(lambda: self._served >= ticket)
-            return self.last
+        passed: asyncio.Future[Pass] = asyncio.get_running_loop().create_future()
+        self._waiting.append((self._wanted, passed))
+        async with asyncio.timeout(deadline):
+            return await passed
 
     async def purge(self) -> Pass:
         """From here on want nothing: one pass removes all that is ours."""
         self._purging = True
         result = await self.settle(deadline=300.0)
-        await self._applier.host.remove_fast_path()
+        if not result.engine_up or any(failure.action.essential for failure in result.failures):
+            self._purging = False  # not done: back to work, until somebody asks again
+            self.wake()
+            return result
+        try:
+            await self._applier.host.remove_fast_path()
+        except HostToolError as error:
+            log.warning("fast path not removed", error=str(error))
         return result
 
     async def run(self) -> None:
@@ -120,6 +128,9 @@ class Loop:
         actions = 0
         before = None
         failures: tuple[Failure, ...] = ()
+        uncut: list[Failure] = []
+        if full:
+            self._bad_subnets.clear()
         for _ in range(ROUNDS):
             state, host, fault = await self._observe(full=full)
             full = False
@@ -133,9 +144,11 @@ class Loop:
             before = str(plan)
             actions += len(plan.actions)
             failures = await self._apply(plan)
+            uncut += [failure for failure in failures if isinstance(failure.action, CutAction)]
         if not fault:
             await self._applier.engine.expect(expect(desired, state, self.rules))
         await self._remember(intent, desired, engine_up=not fault)
+        failures = (*(failure for failure in failures if failure not in uncut), *uncut)
         problems = {*desired.problems, *unplanned, *self._cut_faults.values()}
         problems |= {Problem("sidegate", str(f)) for f in failures if f.action.essential}
         if host.fast_path_fault:
@@ -148,9 +161,11 @@ class Loop:
         )
         if actions:
             log.info("pass", actions=actions, failures=len(failures), milliseconds=round(seconds * 1000))
-        async with self._passed:
-            self._served = ticket
-            self._passed.notify_all()
+        self._served = ticket
+        for wanted, passed in self._waiting:
+            if wanted <= ticket and not passed.done():
+                passed.set_result(self.last)
+        self._waiting = [(wanted, passed) for wanted, passed in self._waiting if not passed.done()]
 
     async def _switch_off(self) -> None:
         """Close forwarders that nobody wants any more before looking at anything: an engine that hangs must not keep a
@@ -168,7 +183,7 @@ class Loop:
         """The engine's and the host's state, and why the engine's is not fresh (empty: it is)."""
         host = asyncio.create_task(self._applier.host.observe(), name="observe host")
         try:
-            state = await self._applier.engine.observe(full=full or not self.last.engine_up)
+            state = await self._look(full=full or not self.last.engine_up)
         except (EngineUnavailableError, EngineError) as error:
             if self.last.engine_up:
                 log.warning("engine lost", error=str(error))
@@ -178,6 +193,20 @@ class Loop:
             raise
         self._applier.host.remember(container.pid for container in state.containers if container.pid)
         return state, await host, ""
+
+    async def _look(self, *, full: bool) -> EngineState:
+        """The engine's answer. While it takes its time, what somebody switches off meanwhile is closed."""
+        look = asyncio.create_task(self._applier.engine.observe(full=full), name="observe engine")
+        seen = self._wanted
+        try:
+            while not look.done():
+                await asyncio.wait((look,), timeout=SWITCH_OFF_CHECK)
+                if self._wanted != seen:
+                    seen = self._wanted
+                    await self._switch_off()
+            return look.result()
+        finally:
+            look.cancel()
 
     def _survivors(self) -> EngineState:
         """What was there last, with containers whose process has ended shown as exited."""
@@ -206,16 +235,14 @@ class Loop:
 
     async def _apply(self, plan: Plan) -> tuple[Failure, ...]:
         for action in plan.actions:
-            if isinstance(action, KillSessions):
-                self._cut_faults.pop(action.database, None)
+            if isinstance(action, CutAction):
+                self._cut_faults.pop(action.what, None)
         failures = await self._applier.apply(plan)
         for failure in failures:
             if isinstance(failure.error, SubnetTakenError) and isinstance(failure.action, CreateNetwork):
                 self._bad_subnets.add(str(failure.action.subnet))
-            if isinstance(failure.action, KillSessions):
-                name = failure.action.database
-                text = f"a query that was running when its connection was cut may run on: {failure.error}"
-                self._cut_faults[name] = Problem(name, text)
+            if isinstance(failure.action, CutAction):
+                self._cut_faults[failure.action.what] = _cut_problem(failure)
         return failures
 
     async def _remember(self, intent: Intent, desired: Desired, *, engine_up: bool) -> None:
@@ -229,3 +256,12 @@ class Loop:
                 await self._store.replace_claims(desired.claims)
             except StoreError as error:
                 log.warning("domain claims not saved", error=str(error))
+
+
+def _cut_problem(failure: Failure) -> Problem:
+    """What may go on although its connection was cut."""
+    action = failure.action
+    if isinstance(action, KillSessions):
+        text = f"a query that was running when its connection was cut may run on: {failure.error}"
+        return Problem(action.database, text)
+    return Problem("sidegate", f"sessions may hang at one end: {action.what}: {failure.error}")

@@ -46,7 +46,9 @@ class DatabaseServers:
         logins += [(details.user, details.password)] if details.user and details.user != "root" else []
         # A server that resolves names shows a client as <container>.<network>: only networks of these peers count.
         names = frozenset(
-            name for name, subnets in where.networks.items() if any(peers.overlaps(IPv4Network(s)) for s in subnets)
+            name
+            for name, subnets in where.networks.items()
+            if any(peers.overlaps(IPv4Network(subnet, strict=False)) for subnet in subnets)
         )
         reasons = []
         for user, password in logins:

@@ -50,7 +50,6 @@ EVENT_FILTERS = {
     "event": [
         *("create", "start", "die", "kill", "stop", "destroy", "rename", "update"),
         *("pause", "unpause", "health_status", "oom", "connect", "disconnect"),
-        *("tag", "untag", "delete", "pull", "load", "import"),
     ],
 }
 

@@ -223,7 +223,7 @@ def _endpoint(document: ContainerDocument, network: str, endpoint: EndpointDocum
     if endpoint.aliases is None:
         implied.add(document.name.removeprefix("/"))
     aliases = endpoint.aliases if endpoint.aliases is not None else endpoint.dns_names or ()
-    return Endpoint(network, endpoint.ip_address, frozenset(aliases) - implied)
+    return Endpoint(network, endpoint.ip_address, frozenset(aliases) - implied, endpoint.network_id)
 
 
 def _published(*bindings: Mapping[str, tuple[PortBinding, ...] | None] | None) -> tuple[int, ...]:

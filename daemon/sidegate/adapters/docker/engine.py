@@ -19,6 +19,9 @@ from sidegate.adapters.docker.greeter import Greeter
 from sidegate.core.model import Container, EngineState
 from sidegate.core.newcomers import Newcomers
 from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, SubnetTakenError
+from sidegate.log import get_logger
+
+log = get_logger("sidegate.docker")
 
 T = TypeVar("T")
 
@@ -86,7 +89,14 @@ class DockerEngine:
             used = {row.image_id for row in rows}
             self._image_labels = {image: labels for image, labels in self._image_labels.items() if image in used}
         self._looked = True
+        unseen = {
+            network
+            for row in rows
+            if row.id not in self._known and row.network_settings
+            for network in row.network_settings.networks or ()
+        }
         return EngineState(
+            unseen=frozenset(unseen),
             containers=tuple(sorted((i.container for i in self._known.values()), key=lambda c: c.name)),
             networks=tuple(sorted((network_of(n) for n in networks), key=lambda n: n.name)),
         )
@@ -110,8 +120,8 @@ class DockerEngine:
                 break
             for future in done:
                 error = future.exception()
-                if error is not None and not _is_missing(error):
-                    raise error
+                if error is not None and not _is_missing(error):  # one container must not hide all the others
+                    log.warning("a container cannot be looked at", error=str(error))
         for future in late | shared:
             future.add_done_callback(lambda _: self._wake())
 
@@ -144,7 +154,8 @@ class DockerEngine:
             except EngineAnswerError as error:
                 if error.http_status != 404:
                     raise
-                labels = {}
+                # Which labels were the image's nobody can say any more: all may have been.
+                return container_of(document, (document.config.labels if document.config else None) or {})
             self._image_labels[document.image] = labels
         return container_of(document, labels)
 

@@ -31,6 +31,7 @@ from sidegate.adapters.docker.documents import Event, ImageDocument, ImageRow
 from sidegate.adapters.docker.hold import HOLD_SECONDS, Hold
 from sidegate.core.model import Container
 from sidegate.core.newcomers import Join, Newcomers, joins
+from sidegate.log import get_logger
 
 FRESH = 10**9
 """Nanoseconds within which a create event is news; a stream that is opened tells older ones again."""
@@ -41,6 +42,8 @@ STEP_MILLISECONDS = 0.5
 JSON = {"Content-Type": "application/json"}
 FIRST_DELAY, LAST_DELAY = 0.05, 1.0
 LEAVE_SECONDS = 1.0
+
+log = get_logger("sidegate.greeter")
 
 
 class Greeter:
@@ -55,9 +58,16 @@ class Greeter:
         """Replace what the process knows; starts it where it does not run."""
         if self._process is None or self._process.returncode is not None:
             self._told = None
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", __name__, self._path, stdin=asyncio.subprocess.PIPE
-            )
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", __name__, self._path),
+                    stdin=asyncio.subprocess.PIPE,
+                    env={"PATH": os.environ.get("PATH", os.defpath)},
+                )
+            except OSError as error:  # only the head start is lost; the next pass tries again
+                log.warning("no greeter", error=str(error))
+                self._process = None
+                return
         if newcomers != self._told and self._process.stdin is not None:
             self._told = newcomers
             self._process.stdin.write(msgspec.json.encode(newcomers) + b"\n")
