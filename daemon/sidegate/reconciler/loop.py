@@ -124,6 +124,7 @@ class Loop:
         self._woken.clear()
         ticket = self._wanted
         began = self._clock()
+        intent = self._store.intent  # one for the whole pass: what fails of it is told to who waits for this pass
         await self._switch_off()
         actions = 0
         before = None
@@ -134,7 +135,6 @@ class Loop:
         for _ in range(ROUNDS):
             state, host, fault = await self._observe(full=full)
             full = False
-            intent = self._store.intent
             desired = self._desire(intent, state, engine_up=not fault)
             self.state, self.desired = state, desired
             observed = self._observed(state, host, engine_up=not fault)
