@@ -4,6 +4,7 @@ import os
 import pty
 import shlex
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -64,8 +65,13 @@ def test_off_refuses_and_cuts_at_both_ends_and_on_gives_the_same_port(node: Node
     clients = [start_client(outside, port, statement) for statement in statements]
     wait_for("both are logged in", lambda: len(node.sessions(shop_db)) == 2)
     assert len(node.json("external", "sessions", "shop-db")) == 2
-    node.cli("external", "off", "shop-db")
-    ended = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port)) as idle:
+        idle.settimeout(2)
+        assert idle.recv(4096)  # the server's greeting; the client says nothing
+        node.cli("external", "off", "shop-db")
+        ended = time.monotonic()
+        with pytest.raises(ConnectionResetError):
+            idle.recv(1)
     for client in clients:
         assert client.wait(timeout=2) != 0
     wait_for("the server has forgotten them", lambda: node.sessions(shop_db) == [], 2)

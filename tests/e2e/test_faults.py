@@ -193,6 +193,8 @@ def test_routes_are_served_while_an_engine_with_live_restore_is_away(private: tu
     """Must show 6: containers stay, so does their traffic; reconciled within 10 s of the engine's answer."""
     node, engine = private
     node.app("calm", "--restart", "always")
+    node.app("friend", "--restart", "always")
+    node.cli("connect", "calm", "friend")
     wait_for("it serves", lambda: inside(node, "calm.localhost") == "200")
     engine.stop()
     wait_for("the loss is noticed", lambda: not node.json("status")["engine"]["connected"])
@@ -213,3 +215,15 @@ def test_without_live_restore_it_is_503_until_the_containers_are_back(private: t
     assert {inside(node, "newcomer.localhost") for _ in range(10)} == {"503"}
     engine.start(live_restore=False)
     wait_for("it is back", lambda: inside(node, "newcomer.localhost") == "200", 10)
+    fetch = "import urllib.request as u; u.urlopen('http://friend.internal:8080/healthz', timeout=2)"
+    wait_for(
+        "the ends reach each other",
+        lambda: (
+            not run(
+                "docker", "exec", node.container("calm"), "python3", "-c", fetch, check=False, env=node.environ
+            ).returncode
+        ),
+    )
+    assert [c["state"] for c in node.json("connections")] == ["up"]
+    first = run(*node.inside, "iptables", "-S", "DOCKER-USER").stdout.splitlines()[1]
+    assert f"sidegate:{node.name}" in first

@@ -1,10 +1,12 @@
 """Internal connections on a real engine: an app and a database alone together, and nobody else."""
 
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from websockets.sync.client import connect as websocket
 
 from e2e.node import PASSWORD, Node, run, wait_for
 
@@ -82,6 +84,15 @@ def test_the_connected_app_reads_rows_and_the_other_can_neither_resolve_nor_reac
     assert len(addresses) >= 2
     for address in addresses:
         assert not reaches(node, blog, address), f"an unconnected app reaches {address}"
+    other = ["--label", "sidegate.database=other-db", "--label", "sidegate.engine=mariadb"]
+    rival = node.docker_run("other-db", *other, image="sidegate-base", command=["sleep", "infinity"])
+    wait_for("the other database is home", lambda: f"{node.name}-home--other-db" in node.networks())
+    for address in node.addresses(shop_db):
+        knock = f"exec 3<>/dev/tcp/{address}/3306"
+        assert node_exec(node, rival, "timeout", "2", "bash", "-c", knock).returncode != 0, (
+            "another database reaches it"
+        )
+    node.docker("rm", "-f", rival)
     assert not [problem for problem in node.problems() if "shop-db" in problem]
 
 
@@ -140,6 +151,54 @@ def test_disconnect_ends_open_sessions_at_both_ends_and_no_others(
     assert bystander.wait(timeout=5) == 7
     for process in (bystander, victim):
         process.communicate()
+
+
+def test_disconnecting_two_apps_ends_their_sessions_at_both_ends(node: Node, apps: Callable[..., str]) -> None:
+    """B1, R35: no database engine is there to help."""
+    one, other = apps("one"), apps("other")
+    node.cli("connect", "one", "other")
+    serve = "import socket; s = socket.create_server(('', 9)).accept()[0]; print('accepted', flush=True); s.recv(1)"
+    ask = (
+        "import socket; s = socket.create_connection(('other.internal', 9)); print('connected', flush=True); s.recv(1)"
+    )
+    ends = []
+    for container, code, word in ((other, serve, ""), (one, ask, "connected\n")):
+        command = ["docker", "exec", "-u", "root", container, "python3", "-c", code]
+        end = subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=node.environ)
+        ends.append(end)
+        assert end.stdout is not None
+        if word:
+            assert end.stdout.readline() == word
+        else:
+            wait_for("it listens", lambda: ":9 " in node_exec(node, other, "ss", "-Hltn").stdout)
+    node.cli("disconnect", "one", "other", "--yes")
+    for end in ends:
+        _, error = end.communicate(timeout=5)
+        assert end.returncode == 1, "it went on as if nothing had happened"
+        assert "ConnectionAbortedError" in error
+
+
+def test_websockets_pass_and_an_app_ends_gracefully(node: Node, apps: Callable[..., str]) -> None:
+    """The sample app through the real proxy."""
+    shop = apps("shop")
+    wait_for("it serves", lambda: node.get("shop.localhost").status == 200)
+    with socket.create_connection(("127.0.0.1", node.http_port)) as connection:
+        with websocket(f"ws://shop.localhost:{node.http_port}/ws", sock=connection) as echo:
+            for message in ("hello", "x" * 100_000, b"\0\1"):
+                echo.send(message)
+                assert echo.recv() == message
+    node.docker("stop", "-t", "8", shop)
+    assert node.docker("inspect", "-f", "{{.State.ExitCode}}", shop) == "0"
+
+
+def test_a_second_pass_on_the_real_engine_does_nothing(node: Node, shop_db: str, apps: Callable[..., str]) -> None:
+    """Must show 9: planning twice plans nothing."""
+    node.cli("connect", "shop", "shop-db")
+    apps("shop")
+    wait_for("it is up", lambda: node.json("connections")[0]["state"] == "up")
+    wait_for("it serves", lambda: node.get("shop.localhost").status == 200)
+    node.cli("external", "off", "shop-db")  # already off: wakes a pass and waits for it
+    assert node.json("status")["last_pass"]["actions"] == 0
 
 
 def test_a_stopped_app_that_was_disconnected_starts_again(node: Node, shop_db: str, apps: Callable[..., str]) -> None:
