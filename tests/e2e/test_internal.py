@@ -182,11 +182,13 @@ def test_websockets_pass_and_an_app_ends_gracefully(node: Node, apps: Callable[.
     """The sample app through the real proxy."""
     shop = apps("shop")
     wait_for("it serves", lambda: node.get("shop.localhost").status == 200)
-    with socket.create_connection(("127.0.0.1", node.http_port)) as connection:
-        with websocket(f"ws://shop.localhost:{node.http_port}/ws", sock=connection) as echo:
-            for message in ("hello", "x" * 100_000, b"\0\1"):
-                echo.send(message)
-                assert echo.recv() == message
+    with (
+        socket.create_connection(("127.0.0.1", node.http_port)) as connection,
+        websocket(f"ws://shop.localhost:{node.http_port}/ws", sock=connection) as echo,
+    ):
+        for message in ("hello", "x" * 100_000, b"\0\1"):
+            echo.send(message)
+            assert echo.recv() == message
     node.docker("stop", "-t", "8", shop)
     assert node.docker("inspect", "-f", "{{.State.ExitCode}}", shop) == "0"
 
@@ -251,7 +253,8 @@ def test_an_image_that_claims_another_apps_name_or_domain_gets_neither(node: Nod
     """Must show 5: whoever builds an image could otherwise join somebody else's app."""
     shop = apps("shop", "--label", "sidegate.domains=shop.example")
     wait_for("shop serves", lambda: node.get("shop.example").status == 200)
-    changes = ["-c", "LABEL sidegate.app=shop", "-c", "LABEL sidegate.domains=shop.example"]
+    claims = ("sidegate.app=shop", "sidegate.domains=shop.example", "sidegate.instance=''")
+    changes = [word for claim in claims for word in ("-c", f"LABEL {claim}")]
     evil = node.container("evil")
     node.docker("commit", *changes, shop, evil)
     try:
