@@ -1,5 +1,6 @@
 """Holding processes still: real processes, with a directory in the place of the cgroup file system."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -85,4 +86,12 @@ def test_all_go_on_when_the_greeter_ends(
     hold = Hold("c", cgroups=tmp_path)
     assert hold.grab()
     Hold.release_all()
+    assert answers(process)
+
+
+def test_what_a_killed_greeter_left_stopped_goes_on(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGSTOP)
+    while state(process) != "T":
+        time.sleep(0.001)
+    Hold.resume([process.pid, 2**22 + 1])
     assert answers(process)

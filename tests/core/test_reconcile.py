@@ -284,3 +284,14 @@ def test_what_is_expelled_from_its_last_network_goes_back_to_the_bridge_first() 
     chain = next(c for c in made.chains() if c[0][0].chain == f"network {JOINT.name}")
     assert str(chain[0][0]) == "connect x to bridge: x would be left with no network"
     assert str(chain[1][0]) == f"disconnect x from {JOINT.name}: does not belong there"
+
+
+def test_a_pool_that_runs_out_is_said_in_time() -> None:
+    pool = Rules(pool=IPv4Network("10.213.0.0/21"))  # 64 subnets
+    taken = tuple(ours(f"x{n}", f"10.213.{n // 8}.{n % 8 * 32}/27", "x", instance="other") for n in range(62))
+    _, problems = reconcile(desire(Intent(), state(networks=taken), pool), Observed(state(networks=taken)), pool)
+    assert [str(p) for p in problems] == ["internal_pool: only 2 subnets of 10.213.0.0/21 are left: widen it in time"]
+    _, problems = reconcile(
+        desire(Intent(), state(networks=taken[:50]), pool), Observed(state(networks=taken[:50])), pool
+    )
+    assert problems == []

@@ -161,3 +161,22 @@ def test_the_audit_trail_says_who_did_what_and_holds_no_secret(node: Node, shop_
     assert all(entry["uid"] == 0 for entry in trail)
     assert "Pa$$" not in text
     assert "Pa$$" not in node.log.read_text()
+
+
+def test_isolation_report_leaves_a_database_where_it_is_and_says_who_reaches_it(tmp_path: Path) -> None:
+    """R12: `report` changes nothing about the default bridge; a purge then leaves everything as it was."""
+    node = Node(tmp_path, "sgreport", pool="10.217.1.0/24", ports="31500-31599")
+    try:
+        node.start(isolation="report")
+        labels = ["--label", "sidegate.database=open-db", "--label", "sidegate.engine=mariadb"]
+        database = node.docker_run("open-db", *labels, image="sidegate-base", command=["sleep", "60"])
+        other = node.docker_run("bystander", image="sidegate-base", command=["sleep", "60"])
+        said = "open-db: can be reached through bridge without a connection, by "
+        wait_for("it is said", lambda: any(p.startswith(said) and other in p for p in node.problems()))
+        assert len(node.addresses(database)) == 2
+        node.cli("purge", "--yes")
+        assert len(node.addresses(database)) == 1
+        assert node.networks() == []
+        assert f"sidegate:{node.name}" not in run("iptables", "-S", "DOCKER-USER").stdout
+    finally:
+        node.close()

@@ -128,6 +128,14 @@ class Store:
             return self._intent
         return await self._change(change)
 
+    async def forget_external(self, database: str) -> Intent:
+        """As if it had never been switched on: its port is free again."""
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM externals WHERE database = ?", (database,))
+
+        return await self._change(change)
+
     async def set_database_details(self, name: str, details: DatabaseDetails) -> Intent:
         """Keep `details` as the whole of what people said of a database's login."""
 

@@ -133,10 +133,12 @@ class ExternalVerbs:
             fault = _failure(passed, name) or DataPlaneError(f"{name} does not listen on port {port}")
         except SidegateError as error:
             fault = error
-        before = previous or External(port, enabled=False)
         async with self.world.writing:
             if self.world.intent.externals.get(name) == External(port, enabled=True):
-                await self.world.store.set_external(name, before.port, enabled=before.enabled)
+                if previous is None:
+                    await self.world.store.forget_external(name)
+                else:
+                    await self.world.store.set_external(name, previous.port, enabled=previous.enabled)
         self.world.loop.wake()
         raise fault
 

@@ -4,6 +4,7 @@ planning again plans nothing."""
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
+from itertools import islice
 
 from sidegate.core.desired import Desired, DesiredNetwork, is_ours
 from sidegate.core.labels import END_A, END_B
@@ -28,6 +29,9 @@ from sidegate.core.plan import (
 )
 from sidegate.core.routes import DatabaseTarget, Routes
 from sidegate.core.subnets import free_subnets
+
+SCARCE = 20
+"""A pool is said to run out when less than one in so many of its subnets is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +245,9 @@ def _join(desired: Desired, observed: Observed, rules: Rules, problems: list[Pro
             problems.append(Problem(name, "a network of this name exists and is not Sidegate's: remove or rename it"))
             continue
         yield from _attach(wanted, network, containers)
+    few = (1 << (rules.subnet_prefix - rules.pool.prefixlen)) // SCARCE
+    if 0 < (left := len(list(islice(subnets, few + 1)))) <= few:
+        problems.append(Problem("internal_pool", f"only {left} subnets of {rules.pool} are left: widen it in time"))
 
 
 def pool_exhausted(rules: Rules) -> str:

@@ -16,6 +16,7 @@ from sidegate.adapters.docker.client import EngineAnswerError, EngineClient, Unc
 from sidegate.adapters.docker.documents import ContainerRow, container_of, network_of
 from sidegate.adapters.docker.events import EventStream
 from sidegate.adapters.docker.greeter import Greeter
+from sidegate.adapters.docker.hold import Hold
 from sidegate.core.model import Container, EngineState
 from sidegate.core.newcomers import Newcomers
 from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, SubnetTakenError
@@ -274,6 +275,8 @@ class DockerEngine:
 
     async def expect(self, newcomers: Newcomers) -> None:
         if self._greeter is not None and not self._closed:
+            if self._greeter.died:
+                Hold.resume(known.container.pid for known in self._known.values() if known.container.pid)
             await self._greeter.tell(newcomers)
 
     def interrupt(self, *, lost: bool) -> None:

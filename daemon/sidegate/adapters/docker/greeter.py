@@ -54,9 +54,14 @@ class Greeter:
         self._process: asyncio.subprocess.Process | None = None
         self._told: Newcomers | None = None
 
+    @property
+    def died(self) -> bool:
+        """Whether the process has ended by itself, perhaps with somebody held."""
+        return self._process is not None and self._process.returncode is not None
+
     async def tell(self, newcomers: Newcomers) -> None:
         """Replace what the process knows; starts it where it does not run."""
-        if self._process is None or self._process.returncode is not None:
+        if self._process is None or self.died:
             self._told = None
             try:
                 self._process = await asyncio.create_subprocess_exec(

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -70,6 +71,14 @@ class Hold:
             for hold in cls._held:
                 hold._let_go()
             cls._held.clear()
+
+    @staticmethod
+    def resume(pids: Iterable[int]) -> None:
+        """Let go on what a greeter stopped that was killed before it could: processes in state T (proc(5))."""
+        for pid in pids:
+            with contextlib.suppress(OSError, IndexError):
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                    os.kill(pid, signal.SIGCONT)
 
     def _let_go(self) -> None:
         for pid in self._stopped:
