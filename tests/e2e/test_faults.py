@@ -199,7 +199,7 @@ def test_routes_are_served_while_an_engine_with_live_restore_is_away(private: tu
     engine.stop()
     wait_for("the loss is noticed", lambda: not node.json("status")["engine"]["connected"])
     assert {inside(node, "calm.localhost") for _ in range(20)} == {"200"}
-    engine.start(live_restore=False)
+    engine.start(live_restore=True)
     wait_for("it is connected again", lambda: node.json("status")["engine"]["connected"], 10)
     assert inside(node, "calm.localhost") == "200"
     node.app("newcomer", "--restart", "always")
@@ -209,6 +209,8 @@ def test_routes_are_served_while_an_engine_with_live_restore_is_away(private: tu
 def test_without_live_restore_it_is_503_until_the_containers_are_back(private: tuple[Node, PrivateEngine]) -> None:
     """Must show 6: every container stops with the engine; 503 is the truth, neither 502 nor a hang."""
     node, engine = private
+    engine.stop()
+    engine.start(live_restore=False)
     wait_for("it serves", lambda: inside(node, "newcomer.localhost") == "200")
     engine.stop()
     wait_for("503", lambda: inside(node, "newcomer.localhost") == "503", 5)
