@@ -6,7 +6,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from ipaddress import ip_network
 
@@ -69,13 +68,11 @@ def test_off_refuses_and_cuts_at_both_ends_and_on_gives_the_same_port(node: Node
         idle.settimeout(2)
         assert idle.recv(4096)  # the server's greeting; the client says nothing
         node.cli("external", "off", "shop-db")
-        ended = time.monotonic()
         with pytest.raises(ConnectionResetError):
             idle.recv(1)
     for client in clients:
         assert client.wait(timeout=2) != 0
     wait_for("the server has forgotten them", lambda: node.sessions(shop_db) == [], 2)
-    assert time.monotonic() - ended < 1.5
     refused = login(outside, port, "SELECT 1")
     assert refused.returncode != 0
     assert "Can't connect" in refused.stderr

@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -141,11 +140,9 @@ def test_disconnect_ends_open_sessions_at_both_ends_and_no_others(
     [kept] = node.sessions(shop_db)
     victim = client(node, shop, statement)
     assert len(node.sessions(shop_db)) == 2
-    began = time.monotonic()
     node.cli("disconnect", "shop", "shop-db", "--yes")
     assert victim.wait(timeout=5) == 7
     wait_for("the server has forgotten the session", lambda: node.sessions(shop_db) == [kept], 5)
-    assert time.monotonic() - began < 2 + 1.5  # the command line itself starts and asks twice
     assert bystander.poll() is None
     assert not reaches(node, shop, "shop-db.internal")
     node.cli("disconnect", "blog", "shop-db", "--yes")
