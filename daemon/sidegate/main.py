@@ -95,7 +95,7 @@ async def serve(settings: Settings) -> None:
                 raise LoginFailedError(f"{name} cannot be reached: it is not running on its home network")
             given = store.intent.databases.get(name, DatabaseDetails())
             details = await resolve_details(database, given, engine.read_file)
-            subnets = {n.name: tuple(s for s in n.subnets if ":" not in s) for n in loop.state.networks}
+            subnets = {n.name: n.ipv4 for n in loop.state.networks}
             networks = {e.network: subnets.get(e.network, ()) for e in database.container.endpoints}
             return Location(endpoint.address, details, networks)
 

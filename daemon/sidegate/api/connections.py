@@ -12,7 +12,7 @@ from sidegate.api.world import Pass, World
 from sidegate.core.desired import join_fault, pair_network
 from sidegate.core.env import app_variables, check_scope, clashes, database_variables, rename
 from sidegate.core.model import Container, DatabaseDetails, Pair, Variable, check_name
-from sidegate.core.plan import KillSessions, NetworkAction
+from sidegate.core.plan import KillSessions, NetworkAction, network_chain
 from sidegate.core.reconcile import pool_exhausted
 from sidegate.core.subnets import free_subnets
 from sidegate.errors import (
@@ -212,7 +212,7 @@ class ConnectionVerbs:
         if not passed.engine_up:
             return EngineUnavailableError(f"the Docker engine does not answer: {passed.engine_fault}")
         for failure in passed.failures:
-            if failure.action.chain == f"network {network}" and not isinstance(failure.action, KillSessions):
+            if failure.action.chain == network_chain(network) and not isinstance(failure.action, KillSessions):
                 return failure.error
         return None
 
@@ -268,7 +268,7 @@ class ConnectionVerbs:
             b=pair.b,
             kinds=["database" if end in world.databases else "app" for end in (pair.a, pair.b)],
             network=name,
-            subnet=next((s for s in network.subnets if ":" not in s), None) if network else None,
+            subnet=next(iter(network.subnets), None) if network else None,
             state=_state(ends, members, exists=network is not None),
             members=members,
         )

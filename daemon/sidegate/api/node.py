@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import dataclass
-from ipaddress import IPv4Network
 
 from sidegate.api import schemas
 from sidegate.api.world import World
@@ -111,8 +110,7 @@ class NodeVerbs:
         rules = self.world.loop.rules
         total = 1 << (rules.subnet_prefix - rules.pool.prefixlen)
         used = 0
-        for cidr in (c for network in self.world.state.networks for c in network.subnets if ":" not in c):
-            subnet = IPv4Network(cidr, strict=False)
+        for subnet in (s for network in self.world.state.networks for s in network.ipv4):
             if subnet.overlaps(rules.pool):
                 used += 1 << max(0, rules.subnet_prefix - max(subnet.prefixlen, rules.pool.prefixlen))
         return schemas.PoolView(cidr=str(rules.pool), in_use=min(used, total), total=total)

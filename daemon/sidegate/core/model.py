@@ -91,7 +91,7 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One network of the engine. `subnets` are CIDRs, `gateway` the bridge's own IPv4 address."""
+    """One network of the engine. `subnets` are IPv4 CIDRs, `gateway` the bridge's own address."""
 
     id: str
     name: str
@@ -100,6 +100,11 @@ class Network:
     labels: Mapping[str, str] = field(default_factory=dict)
     subnets: tuple[str, ...] = ()
     gateway: str = ""
+
+    @property
+    def ipv4(self) -> tuple[IPv4Network, ...]:
+        """The subnets as values; an engine may give one by an address inside it."""
+        return tuple(IPv4Network(subnet, strict=False) for subnet in self.subnets)
 
 
 @dataclass(frozen=True, slots=True)

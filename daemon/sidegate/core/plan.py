@@ -51,13 +51,18 @@ class Action:
         return f"{self.what}: {self.cause}"
 
 
+def network_chain(network: str) -> str:
+    """The chain of everything that is done about one network."""
+    return f"network {network}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkAction(Action):
     network: str
 
     @property
     def chain(self) -> str:
-        return f"network {self.network}"
+        return network_chain(self.network)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """From desired and observed to the plan. Pure: the same two states always give the same plan, and once it is applied,
 planning again plans nothing."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
@@ -26,6 +27,7 @@ from sidegate.core.plan import (
     RemoveNetwork,
     ResetSockets,
     ReturnContainer,
+    network_chain,
 )
 from sidegate.core.routes import DatabaseTarget, Routes
 from sidegate.core.subnets import free_subnets
@@ -119,6 +121,7 @@ def _state(unavailable: str) -> str:
 
 def _leave(desired: Desired, observed: Observed, rules: Rules) -> Iterator[Action]:
     state = observed.engine
+    on = _attached(state)
     ours = sorted((n for n in state.networks if is_ours(n, rules)), key=lambda n: n.name)
     yield from _rescue(ours, desired, state)
     yield from _forget_vanished(desired, state, rules)
@@ -127,11 +130,11 @@ def _leave(desired: Desired, observed: Observed, rules: Rules) -> Iterator[Actio
         if wanted is None and network.name in state.unseen:
             continue
         if wanted is None:
-            yield from _dissolve(network, desired, state)
+            yield from _dissolve(network, desired, on[network.name])
             continue
-        for container in _on(network.name, state):
+        for container in on[network.name]:
             if container.id not in wanted.members:
-                yield from _expel(container, network, desired, state, "does not belong there")
+                yield from _expel(container, network, desired, on[network.name], "does not belong there")
     for departure in desired.departures:
         bridge = next((n for n in state.networks if n.name == departure.network), None)
         if bridge:
@@ -144,10 +147,11 @@ def _rescue(ours: Collection[Network], desired: Desired, state: EngineState) -> 
     for container in state.containers:
         on = [e.network for e in container.endpoints]
         stays = [n for n in on if n not in leaving or ((w := leaving[n]) and container.id in w.members)]
-        joins = any(container.id in n.members for n in desired.networks.values())
-        if on and not stays and not joins and container.network_mode in ("default", DEFAULT_BRIDGE):
+        if not on or stays or container.network_mode not in ("default", DEFAULT_BRIDGE):
+            continue
+        if not any(container.id in n.members for n in desired.networks.values()):
             ref, why = ContainerRef.of(container), f"{container.name} would be left with no network"
-            yield ReturnContainer(network=DEFAULT_BRIDGE, container=ref, cause=why, of_chain=f"network {max(on)}")
+            yield ReturnContainer(network=DEFAULT_BRIDGE, container=ref, cause=why, of_chain=network_chain(max(on)))
 
 
 def _forget_vanished(desired: Desired, state: EngineState, rules: Rules) -> Iterator[Action]:
@@ -161,20 +165,20 @@ def _forget_vanished(desired: Desired, state: EngineState, rules: Rules) -> Iter
                 yield DisconnectContainer(network=name, container=ref, cause="that network has gone")
 
 
-def _dissolve(network: Network, desired: Desired, state: EngineState) -> Iterator[Action]:
+def _dissolve(network: Network, desired: Desired, attached: Collection[Container]) -> Iterator[Action]:
     """Everything off, stopped containers too (or their next start fails), both ends told, then the network goes.
 
     The network goes last: after a crash half-way it is still there to plan the rest from.
     """
     ends = _ends(network)
     cause = f"{' and '.join(ends)} are no longer connected" if len(ends) > 1 else f"{ends[0]} is no longer a database"
-    members = {c.id: c for c in _on(network.name, state)}
+    members = {c.id: c for c in attached}
     for container in members.values():
         yield DisconnectContainer(network=network.name, container=ContainerRef.of(container), cause=cause)
     for end in ends:
         members |= {c.id: c for c in desired.discovery.containers(end)}
-    chain = f"network {network.name}"
-    for subnet in _ipv4(network):
+    chain = network_chain(network.name)
+    for subnet in network.ipv4:
         for container in members.values():
             yield from _cut(container, subnet, desired, chain, cause)
         yield ForgetFlows(network=network.name, peers=subnet, cause=cause)
@@ -182,16 +186,16 @@ def _dissolve(network: Network, desired: Desired, state: EngineState) -> Iterato
 
 
 def _expel(
-    container: Container, network: Network, desired: Desired, state: EngineState, cause: str
+    container: Container, network: Network, desired: Desired, attached: Collection[Container], cause: str
 ) -> Iterator[Action]:
     """One container off a network that stays; its sessions there end at both ends, the others' go on."""
-    chain = f"network {network.name}"
+    chain = network_chain(network.name)
     yield DisconnectContainer(network=network.name, container=ContainerRef.of(container), cause=cause)
-    for subnet in _ipv4(network):
+    for subnet in network.ipv4:
         yield from _cut(container, subnet, desired, chain, cause)
     endpoint = container.endpoint(network.name)
     if endpoint and endpoint.address:
-        for other in _on(network.name, state):
+        for other in attached:
             if other.id != container.id:
                 peer = IPv4Network(endpoint.address)
                 yield from _cut(other, peer, desired, chain, cause)
@@ -199,12 +203,12 @@ def _expel(
 
 def _depart(container: Container, network: Network, desired: Desired, cause: str) -> Iterator[Action]:
     """One container off a network of other people's: its peers there are told, and not touched."""
-    ref, chain = ContainerRef.of(container), f"network {network.name}"
+    ref, chain = ContainerRef.of(container), network_chain(network.name)
     if container.pid:
-        for subnet in _ipv4(network):
+        for subnet in network.ipv4:
             yield ResetSockets(container=ref, peers=subnet, of_chain=chain, cause=cause)
     yield DisconnectContainer(network=network.name, container=ref, cause=cause)
-    for subnet in _ipv4(network):
+    for subnet in network.ipv4:
         yield from _cut(container, subnet, desired, chain, cause)
 
 
@@ -276,18 +280,19 @@ def _fast_path(desired: Desired, observed: Observed) -> Iterator[Action]:
 # --- looking things up ---------------------------------------------------------------------------------------------
 
 
-def _on(network: str, state: EngineState) -> list[Container]:
-    """Containers on a network, less those that are going anyway."""
-    return [c for c in state.containers if c.endpoint(network) and c.state not in ("removing", "dead")]
+def _attached(state: EngineState) -> Mapping[str, list[Container]]:
+    """The containers on each network, less those that are going anyway."""
+    found: defaultdict[str, list[Container]] = defaultdict(list)
+    for container in state.containers:
+        if container.state not in ("removing", "dead"):
+            for endpoint in container.endpoints:
+                found[endpoint.network].append(container)
+    return found
 
 
 def _ends(network: Network) -> tuple[str, ...]:
     ends = (network.labels.get(END_A, ""), network.labels.get(END_B, ""))
     return tuple(end for end in ends if end) or (network.name,)
-
-
-def _ipv4(network: Network) -> list[IPv4Network]:
-    return [IPv4Network(s, strict=False) for s in network.subnets if ":" not in s]
 
 
 def _database_of(container: Container, desired: Desired) -> str:

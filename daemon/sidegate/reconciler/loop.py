@@ -69,7 +69,6 @@ class Loop:
         self._resync = resync_seconds
         self._clock = clock
         self._wanted = 0  # the newest pass that somebody asked for
-        self._served = 0  # the newest one that is done
         self._woken = asyncio.Event()
         self._waiting: list[tuple[int, asyncio.Future[Pass]]] = []
         self._purging = False
@@ -78,7 +77,7 @@ class Loop:
         self._cut_faults: dict[str, Problem] = {}
 
     def __repr__(self) -> str:
-        return f"<Loop wanted={self._wanted} served={self._served} engine_up={self.last.engine_up}>"
+        return f"<Loop wanted={self._wanted} waiting={len(self._waiting)} engine_up={self.last.engine_up}>"
 
     def wake(self) -> None:
         """Ask for a pass soon; calls while one runs make one more."""
@@ -161,7 +160,6 @@ class Loop:
         )
         if actions:
             log.info("pass", actions=actions, failures=len(failures), milliseconds=round(seconds * 1000))
-        self._served = ticket
         for wanted, passed in self._waiting:
             if wanted <= ticket and not passed.done():
                 passed.set_result(self.last)

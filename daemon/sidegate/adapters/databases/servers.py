@@ -20,7 +20,7 @@ class Location:
 
     address: str
     details: DatabaseDetails
-    networks: Mapping[str, tuple[str, ...]]
+    networks: Mapping[str, tuple[IPv4Network, ...]]
 
 
 Locate = Callable[[str], Awaitable[Location]]
@@ -45,11 +45,7 @@ class DatabaseServers:
         logins = [("root", details.root_password)] if details.root_password else []
         logins += [(details.user, details.password)] if details.user and details.user != "root" else []
         # A server that resolves names shows a client as <container>.<network>: only networks of these peers count.
-        names = frozenset(
-            name
-            for name, subnets in where.networks.items()
-            if any(peers.overlaps(IPv4Network(subnet, strict=False)) for subnet in subnets)
-        )
+        names = frozenset(name for name, subnets in where.networks.items() if any(map(peers.overlaps, subnets)))
         reasons = []
         for user, password in logins:
             try:
