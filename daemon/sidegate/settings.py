@@ -10,11 +10,11 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from sidegate.core.model import DEFAULT_POOL, NAME_PATTERN
+from sidegate.core.model import DEFAULT_POOL, NAME_PATTERN, name_fault
 from sidegate.errors import SettingsError
 
 DEFAULT_FILE = Path("/etc/sidegate/sidegate.toml")
@@ -69,6 +69,33 @@ def _runtime_directory(value: object) -> Path:
     if len(os.fsencode(path / "control.sock")) > _UNIX_PATH_MAX:
         raise ValueError(f"is too long: a socket's path has {_UNIX_PATH_MAX} bytes at most, control.sock included")
     return path
+
+
+def _optional_directory(value: object) -> Path | None:
+    return _directory(value) if value != "" else None
+
+
+def _log_file(value: object) -> str:
+    text = _text(value)
+    if text not in ("", "stderr") and not Path(text).is_absolute():
+        raise ValueError('must be an absolute path, "stderr", or empty for none')
+    return text
+
+
+def _networks(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError('must be a list of networks such as ["10.0.0.0/8", "2001:db8::/32"]')
+    try:
+        return tuple(str(ip_network(item)) for item in value)
+    except ValueError as error:
+        raise ValueError(f"must hold networks such as 10.0.0.0/8: {error}") from None
+
+
+def _app_or_none(value: object) -> str:
+    name = _text(value)
+    if name and (fault := name_fault(name)):
+        raise ValueError(f"must be the name of an app: {fault}")
+    return name
 
 
 def _port_range(value: object) -> range:
@@ -151,11 +178,15 @@ class Settings:
     state_dir: Annotated[Path, _directory] = Path("/var/lib/sidegate")
     runtime_dir: Annotated[Path, _runtime_directory] = Path("/run/sidegate")
     http_port: Annotated[int, _number(1, 65535)] = 80
+    https_port: Annotated[int, _number(0, 65535)] = 443
+    certificates: Annotated[Path | None, _optional_directory] = None
     external_ports: Annotated[range, _port_range] = range(30000, 31000)
     external_host: Annotated[str, _host] = ""
     internal_pool: Annotated[IPv4Network, _pool] = DEFAULT_POOL
     internal_subnet: Annotated[int, _number(8, 29)] = 27
     base_domain: Annotated[str, _host_name] = "localhost"
+    default_app: Annotated[str, _app_or_none] = ""
+    trusted_proxies: Annotated[tuple[str, ...], _networks] = ()
     isolation: Annotated[str, _choice("bridge", "report", later="strict")] = "bridge"
     trust_image_labels: Annotated[bool, _flag] = False
     workers: Annotated[int, _number(0, 256)] = 0
@@ -164,7 +195,23 @@ class Settings:
     instance: Annotated[str, _instance] = "sidegate"
     log_level: Annotated[str, _choice("debug", "info", "warning", "error")] = "info"
     resync_seconds: Annotated[int, _number(1, 3600)] = 30
-    drain_seconds: Annotated[int, _number(0, 3600)] = 10
+    drain_seconds: Annotated[int, _number(0, 3600)] = 30
+    header_seconds: Annotated[int, _number(1, 3600)] = 10
+    idle_seconds: Annotated[int, _number(1, 86400)] = 75
+    connect_seconds: Annotated[int, _number(1, 600)] = 5
+    response_seconds: Annotated[int, _number(0, 86400)] = 60
+    body_seconds: Annotated[int, _number(0, 86400)] = 60
+    stall_seconds: Annotated[int, _number(1, 86400)] = 60
+    websocket_idle_seconds: Annotated[int, _number(0, 86400)] = 0
+    max_head_bytes: Annotated[int, _number(4096, 1048576)] = 65536
+    max_target_bytes: Annotated[int, _number(1024, 1048576)] = 16384
+    max_body_bytes: Annotated[int, _number(0, 1 << 50)] = 0
+    max_connections: Annotated[int, _number(0, 10_000_000)] = 0
+    max_connections_per_client: Annotated[int, _number(0, 10_000_000)] = 0
+    pause_seconds: Annotated[int, _number(1, 3600)] = 60
+    pause_requests: Annotated[int, _number(0, 1_000_000)] = 1000
+    access_log: Annotated[str, _log_file] = ""
+    access_log_sample: Annotated[int, _number(1, 1_000_000)] = 1
 
 
 DEFAULTS = Settings()
@@ -230,8 +277,11 @@ def load(path: Path | None, environ: Mapping[str, str], defaults: Settings = DEF
     # Two settings that are each right may still not go together.
     if settings.internal_pool.prefixlen > settings.internal_subnet:
         faults.append(f"{shown('internal_subnet')}: does not fit into {shown('internal_pool')}")
-    if settings.http_port in settings.external_ports:
-        faults.append(f"{shown('http_port')}: lies within {shown('external_ports')}")
+    for name in ("http_port", "https_port"):
+        if getattr(settings, name) in settings.external_ports:
+            faults.append(f"{shown(name)}: lies within {shown('external_ports')}")
+    if settings.http_port == settings.https_port:
+        faults.append(f"{shown('https_port')}: is {shown('http_port')} too; 0 turns TLS off")
     if faults:
         raise SettingsError("\n".join(faults))
     return settings
@@ -258,8 +308,10 @@ def _from_text(name: str, text: str) -> object:
     default = getattr(DEFAULTS, name)
     if isinstance(default, bool):
         return {"true": True, "false": False}.get(text, text)
-    if isinstance(default, int) and re.fullmatch(r"-?[0-9]{1,9}", text):
+    if isinstance(default, int) and re.fullmatch(r"-?[0-9]{1,16}", text):
         return int(text)
+    if isinstance(default, tuple):
+        return [item for word in text.strip("[] ").split(",") if (item := word.strip(' "'))]
     return text
 
 
@@ -277,4 +329,8 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, range):
         return f'"{value.start}-{value.stop - 1}"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+    if value is None:
+        return '""'
     return str(value) if isinstance(value, int) else f'"{value}"'

@@ -6,7 +6,7 @@ import pytest
 
 from sidegate.core.desired import desire
 from sidegate.core.model import Container, Endpoint, EngineState, Intent, Network, Pair, Rules
-from sidegate.core.routes import AppRoute, Routes, find_app
+from sidegate.core.routes import AppRoute, Routes, find_route
 from states import app, database, ours, state
 
 RULES = Rules()
@@ -23,12 +23,17 @@ def upstreams(*containers: Container, networks: tuple[Network, ...] = (), intent
     ]
 
 
+def who_answers(made: Routes, host: str, path: str, *, local_client: bool) -> str | None:
+    found = find_route(made, host, path, local_client=local_client)
+    return found.app if found else None
+
+
 def test_every_app_answers_at_its_name_under_the_base_domain() -> None:
-    assert find_app(routes(app("shop")), "shop.localhost", "/", local_client=True) == "shop"
+    assert who_answers(routes(app("shop")), "shop.localhost", "/", local_client=True) == "shop"
 
 
 def test_names_under_localhost_are_for_this_machine_only() -> None:
-    assert find_app(routes(app("shop")), "shop.localhost", "/", local_client=False) is None
+    assert who_answers(routes(app("shop")), "shop.localhost", "/", local_client=False) is None
 
 
 def test_exact_beats_wildcard_and_the_longest_path_wins() -> None:
@@ -41,7 +46,7 @@ def test_exact_beats_wildcard_and_the_longest_path_wins() -> None:
     )
 
     def who(host: str, path: str = "/") -> str | None:
-        return find_app(made, host, path, local_client=False)
+        return who_answers(made, host, path, local_client=False)
 
     assert who("www.example.com") == "www"
     assert who("www.example.com", "/api") == "api"
@@ -56,7 +61,7 @@ def test_exact_beats_wildcard_and_the_longest_path_wins() -> None:
 
 def test_a_path_of_a_host_nobody_has_in_whole_is_still_404_elsewhere() -> None:
     made = routes(app("api", labels={"sidegate.domains": "example.com/api"}))
-    assert find_app(made, "example.com", "/", local_client=False) is None
+    assert who_answers(made, "example.com", "/", local_client=False) is None
 
 
 @pytest.mark.parametrize(
@@ -146,7 +151,7 @@ def test_an_app_keeps_its_domain_while_it_is_away_until_it_is_gone() -> None:
 def test_nobody_can_claim_another_apps_own_name() -> None:
     evil = app("evil", labels={"sidegate.domains": "shop.localhost, shop.localhost/pay"}, created="2025-01-01")
     made = desire(Intent(), state(evil, app("shop")), RULES)
-    assert find_app(made.routes, "shop.localhost", "/pay", local_client=True) == "shop"
+    assert who_answers(made.routes, "shop.localhost", "/pay", local_client=True) == "shop"
     assert len(made.problems) == 2
 
 

@@ -61,6 +61,7 @@ class Node:
         self.directory = directory
         self.inside = enter(namespace) if namespace else []
         self.http_port = 80 if namespace else free_port()
+        self.https_port = 443 if namespace else free_port()
         self.log = directory / "daemon.log"
         self._containers: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,6 +70,8 @@ class Node:
             "SIDEGATE_STATE_DIR": str(directory / "state"),
             "SIDEGATE_RUNTIME_DIR": str(directory / "run"),
             "SIDEGATE_HTTP_PORT": str(self.http_port),
+            "SIDEGATE_HTTPS_PORT": str(self.https_port),
+            "SIDEGATE_DRAIN_SECONDS": "10",
             "SIDEGATE_EXTERNAL_PORTS": ports,
             "SIDEGATE_INTERNAL_POOL": pool,
             "SIDEGATE_INSTANCE": name,

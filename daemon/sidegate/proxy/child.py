@@ -131,7 +131,7 @@ class Slot:
         self._waiting[self._number] = reply
         descriptor = None
         if isinstance(request, messages.Listen):
-            descriptor = self.sockets[request.database].fileno()
+            descriptor = self.sockets[request.listener].fileno()
         self._channel.send(self._encode(request), descriptor)
         return reply
 

@@ -128,9 +128,9 @@ class ClientConnection(asyncio.Protocol):
             return
         if state == _WAITING:
             stalled = self._upload is not None and not self._holds
-            if stalled and age > limits.body:
+            if stalled and self._app is not None and age > self._app.policy.body:
                 self._refuse(HTTPStatus.REQUEST_TIMEOUT, _SLOW)
-            elif not stalled and age > limits.response:
+            elif not stalled and self._app is not None and age > self._app.policy.response:
                 self._refuse(HTTPStatus.GATEWAY_TIMEOUT, "The app did not answer in time.")
         elif state == _HEAD and age > limits.head:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, _SLOW)

@@ -2,15 +2,20 @@
 
 import msgspec
 
+from sidegate.core.certificates import CertificateSet
 from sidegate.core.sessions import Session
 from sidegate.proxy.limits import Limits
 
+HTTP, HTTPS = "", ":https"
+"""The listeners that are no database's; a name never looks like these."""
+
 
 class Start(msgspec.Struct, tag=True, frozen=True):
-    """The first message to a worker."""
+    """The first message to a worker. One worker of all, the one with `probes`, asks replicas how they are."""
 
     number: int
     limits: Limits
+    probes: bool = False
 
 
 class Publish(msgspec.Struct, tag=True, frozen=True):
@@ -21,11 +26,18 @@ class Publish(msgspec.Struct, tag=True, frozen=True):
     routes: msgspec.Raw
 
 
-class Listen(msgspec.Struct, tag=True, frozen=True):
-    """Accept on the socket that comes with this message; `database` empty: HTTP."""
+class Certify(msgspec.Struct, tag=True, frozen=True):
+    """Swap the certificates; connections that are there keep theirs."""
 
     number: int
-    database: str
+    certificates: CertificateSet
+
+
+class Listen(msgspec.Struct, tag=True, frozen=True):
+    """Accept on the socket that comes with this message; `listener` is HTTP, HTTPS or a database's name."""
+
+    number: int
+    listener: str
 
 
 class Close(msgspec.Struct, tag=True, frozen=True):
@@ -33,6 +45,13 @@ class Close(msgspec.Struct, tag=True, frozen=True):
 
     number: int
     database: str
+
+
+class WriteLog(msgspec.Struct, tag=True, frozen=True):
+    """Write the access log to the descriptor that comes with this message from now on; `on` False: none comes."""
+
+    number: int
+    on: bool
 
 
 class ListSessions(msgspec.Struct, tag=True, frozen=True):
@@ -64,6 +83,13 @@ class Note(msgspec.Struct, tag=True, frozen=True):
     detail: str = ""
 
 
-Request = Start | Publish | Listen | Close | ListSessions | Ping
+class Health(msgspec.Struct, tag=True, frozen=True):
+    """What the probing worker thinks of a replica from now on; `fault` is empty while it is well."""
+
+    replica_id: str
+    fault: str
+
+
+Request = Start | Publish | Certify | Listen | Close | WriteLog | ListSessions | Ping
 Reply = Done | SessionList
-FromWorker = Reply | Note
+FromWorker = Reply | Note | Health

@@ -6,7 +6,7 @@ Never decides what a client is told; it reports to the exchange it serves.
 import asyncio
 from typing import Protocol, cast
 
-from sidegate.core.routes import AppRoute, Routes, find_app
+from sidegate.core.routes import AppRoute, Policy, Routes, find_route
 from sidegate.proxy.chunked import ChunkedBody, ChunkedError
 from sidegate.proxy.head import CHUNKED, UNTIL_CLOSE, RefusedHeadError, ResponseHead, parse_response
 from sidegate.proxy.limits import Limits
@@ -77,10 +77,11 @@ class Backend:
 class App:
     """A route's target in this worker."""
 
-    __slots__ = ("_turn", "backends", "name", "unavailable")
+    __slots__ = ("_turn", "backends", "name", "policy", "unavailable")
 
-    def __init__(self, name: str, route: AppRoute, backends: list[Backend]) -> None:
+    def __init__(self, name: str, route: AppRoute, backends: list[Backend], policy: Policy) -> None:
         self.name = name
+        self.policy = policy
         self.unavailable = route.unavailable
         self.backends = backends
         self._turn = 0
@@ -110,14 +111,14 @@ class Table:
                 if key not in self.backends:
                     self.backends[key] = known.get(key) or Backend(*key)
                 backends.append(self.backends[key])
-            self.apps[name] = App(name, route, backends)
+            self.apps[name] = App(name, route, backends, routes.policies[route.policy])
         for key in known.keys() - self.backends.keys():
             known[key].retire()
 
     def find(self, host: str, path: str, *, local_client: bool) -> App | None:
-        """As core.routes.find_app; a route whose app is missing from the snapshot counts as no route."""
-        name = find_app(self.routes, host, path, local_client=local_client)
-        return self.apps.get(name) if name is not None else None
+        """As core.routes.find_route; a route whose app is missing from the snapshot counts as no route."""
+        route = find_route(self.routes, host, path, local_client=local_client)
+        return self.apps.get(route.app) if route is not None else None
 
 
 class BackendConnection(asyncio.Protocol):
