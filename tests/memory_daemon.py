@@ -14,6 +14,7 @@ from typing import Any
 
 from memory_engine import MemoryEngine
 from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost
+from sidegate.adapters.certificates import Certificates
 from sidegate.adapters.store import Store
 from sidegate.api import schemas
 from sidegate.api.client import Client
@@ -48,12 +49,12 @@ class MemoryLogins:
 class MemoryDaemon:
     """A daemon under test. `calls` of a client and of the command line run beside it, as other processes would."""
 
-    def __init__(self, directory: Path, store: Store, rules: Rules) -> None:
+    def __init__(self, directory: Path, store: Store, rules: Rules, certificates: Certificates | None = None) -> None:
         self.path = directory / "run" / "control.sock"
         self.engine, self.host, self.data_plane = MemoryEngine(), MemoryHost(), MemoryDataPlane()
         self.databases, self.logins, self.store = MemoryDatabases(), MemoryLogins(), store
         self.stopped = asyncio.Event()
-        applier = Applier(self.engine, self.host, self.data_plane, self.databases)
+        applier = Applier(self.engine, self.host, self.data_plane, self.databases, certificates)
         self.loop = Loop(applier=applier, store=self.store, rules=rules)
         self.commands = Commands(
             World(
@@ -69,6 +70,7 @@ class MemoryDaemon:
                 version="0.0.0-test",
                 external_ports=range(30000, 30004),
                 http_port=8080,
+                certificates=certificates,
             )
         )
         self.client = Client(self.path, seconds=20)
@@ -123,11 +125,13 @@ def _run(words: Sequence[str], text: str, environ: Mapping[str, str]) -> subproc
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path, rules: Rules | None = None) -> AsyncIterator[MemoryDaemon]:
-    """A daemon that serves, until the block ends."""
+async def running(
+    directory: Path, rules: Rules | None = None, certificates: Certificates | None = None
+) -> AsyncIterator[MemoryDaemon]:
+    """A daemon that serves, until the block ends; without `certificates` it has no TLS."""
     store = await Store.open(directory / "state")
     try:
-        daemon = MemoryDaemon(directory, store, rules or Rules())
+        daemon = MemoryDaemon(directory, store, rules or Rules(), certificates)
         passes = asyncio.create_task(daemon.loop.run(), name="loop")
         daemon.engine.watch(daemon.loop.wake)
         try:

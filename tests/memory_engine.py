@@ -55,6 +55,7 @@ class MemoryEngine:
         self._wake: Callable[[], None] | None = None
         self._newcomers = Newcomers()
         self._containers: dict[str, Container] = {}
+        self._stop_signals: dict[str, str] = {}
         self._networks: dict[str, MemoryNetwork] = {}
         self._serial = itertools.count(1)
         bridge = Network(id=_id("bridge"), name="bridge", subnets=("172.17.0.0/16",), gateway="172.17.0.1")
@@ -73,6 +74,14 @@ class MemoryEngine:
             tuple(sorted(self._containers.values(), key=lambda c: c.name)),
             tuple(sorted((n.network for n in self._networks.values()), key=lambda n: n.name)),
         )
+
+    def told_to_stop(self, state: EngineState) -> EngineState:
+        present = self._containers
+        marked = (
+            replace(c, stopping=present[c.id].stopping) if c.id in present and present[c.id].pid == c.pid else c
+            for c in state.containers
+        )
+        return replace(state, containers=tuple(marked))
 
     async def version(self) -> str:
         self._check("version")
@@ -149,7 +158,13 @@ class MemoryEngine:
     # --- what an operator does to an engine --------------------
 
     def create(
-        self, name: str, *, networks: tuple[str, ...] = (), network_mode: str = "default", **fields: object
+        self,
+        name: str,
+        *,
+        networks: tuple[str, ...] = (),
+        network_mode: str = "default",
+        stop_signal: str = "SIGTERM",
+        **fields: object,
     ) -> Container:
         """`docker create`: configured on its networks (the default bridge where none is named), not running."""
         configured = networks or (("bridge",) if network_mode in ("default", "bridge") else ())
@@ -166,6 +181,7 @@ class MemoryEngine:
         )
         created = replace(container, **fields)  # type: ignore[arg-type]
         self._containers[created.id] = created
+        self._stop_signals[created.id] = stop_signal
         if not self.deaf:
             self._attach(created.id, joins(created, self._newcomers))
         return self._put(self._containers[created.id])
@@ -181,7 +197,8 @@ class MemoryEngine:
         endpoints = tuple(
             replace(e, address=self._networks[e.network].lease(container_id)) for e in container.endpoints
         )
-        return self._put(replace(container, state="running", pid=1000 + next(self._serial), endpoints=endpoints))
+        pid = 1000 + next(self._serial)
+        return self._put(replace(container, state="running", pid=pid, endpoints=endpoints, stopping=False))
 
     def run(self, name: str, **options: object) -> Container:
         """`docker run -d`."""
@@ -194,7 +211,14 @@ class MemoryEngine:
             if network := self._networks.get(endpoint.network):
                 network.leases.pop(container_id, None)
         endpoints = tuple(replace(e, address="") for e in container.endpoints)
-        return self._put(replace(container, state="exited", pid=0, endpoints=endpoints))
+        return self._put(replace(container, state="exited", pid=0, endpoints=endpoints, stopping=False))
+
+    def kill(self, container_id: str, signal: str) -> Container:
+        """`docker kill --signal`, for a process that goes on running; what `docker stop` begins with."""
+        container = self._containers[container_id]
+        if signal in (self._stop_signals.get(container_id, "SIGTERM"), "SIGKILL") and not self.deaf:
+            return self._put(replace(container, stopping=container.running))
+        return container
 
     def restart(self, container_id: str) -> Container:
         self.stop(container_id)

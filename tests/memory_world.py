@@ -6,6 +6,7 @@ Each records what it was told (`calls`, as text) and fails only on demand (`fail
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network
 
+from sidegate.core.certificates import CertificateSet
 from sidegate.core.model import HostState
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Session, WorkerStatus
@@ -65,14 +66,17 @@ def _with_fast_path(state: HostState, *, there: bool) -> HostState:
 
 
 class MemoryDataPlane(Recorder):
-    """Forwarders as a dictionary, routes as published. `held`: port -> the process that has it."""
+    """Forwarders as a dictionary, routes as published. `held`: port -> the process that has it; `verdicts`: container
+    id -> what is wrong with it, as active checks would find."""
 
     def __init__(self) -> None:
         super().__init__()
         self.held: dict[int, str] = {}
         self.live: dict[str, tuple[Session, ...]] = {}
+        self.verdicts: dict[str, str] = {}
         self._open: dict[str, int] = {}
         self._published: Routes | None = None
+        self._certified: CertificateSet | None = None
         self._version = 0
 
     def listeners(self) -> Mapping[str, int]:
@@ -86,6 +90,16 @@ class MemoryDataPlane(Recorder):
         self._version += 1
         self._published = routes
         return self._version
+
+    async def publish_certificates(self, certificates: CertificateSet) -> None:
+        self.record("publish_certificates")
+        self._certified = certificates
+
+    def certified(self) -> CertificateSet | None:
+        return self._certified
+
+    def health(self) -> Mapping[str, str]:
+        return dict(self.verdicts)
 
     async def open_forwarder(self, database: str, port: int) -> None:
         self.record("open_forwarder", database, port)

@@ -16,6 +16,7 @@ import pytest
 from memory_daemon import PASSWORD, MemoryDaemon, running
 from sidegate.api.calls import CALLS
 from sidegate.cli import session, sidegate, tables
+from sidegate.core.options import OPTIONS
 
 
 @pytest.fixture
@@ -72,8 +73,10 @@ def test_these_are_the_verbs() -> None:
     assert {name for name, _ in verbs()} == {
         *("run", "status", "audit", "purge", "connect", "disconnect", "connections"),
         *("app ls", "app show", "env ls", "env export"),
+        *("app set", "app unset", "app pause", "app resume", "app maintenance"),
         *("db ls", "db show", "db set", "db credentials"),
         *("external on", "external off", "external show", "external ls", "external sessions"),
+        *("cert ls", "cert add", "cert rm", "cert ca"),
     }
 
 
@@ -118,6 +121,12 @@ async def test_every_table_is_drawn(node: MemoryDaemon) -> None:
         "status": "pool",
         "app ls": "http://shop.localhost:8080",
         "app show shop": "172.17.0.2",
+        "app set shop https=redirect max-body=10m": "https=redirect (by command), max-body=10m (by command)",
+        "app unset shop https": "max-body=10m (by command)\n",
+        "app pause shop": "paused",
+        "app maintenance on shop": "shop was paused: that is over",
+        "app maintenance off shop": "serving",
+        "app resume shop": "serving",
         "env ls shop": "(hidden: --reveal)",
         "env ls shop --reveal --scope runtime": "w`ord",
         "db ls": "shop-db.internal:3306",
@@ -139,6 +148,17 @@ async def test_every_table_is_drawn(node: MemoryDaemon) -> None:
         assert text in done.stdout, words
 
 
+async def test_a_mode_is_seen_in_lists_and_status(node: MemoryDaemon) -> None:
+    await node.store.set_app("shop", "maintenance")
+    await node.settled()
+    for words, text in {
+        "app ls": "maintenance",
+        "app show shop": "maintenance",
+        "status": "shop (maintenance)",
+    }.items():
+        assert text in (await node.sidegate(*words.split(), "--table")).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "status", "parts"),
     [
@@ -156,6 +176,20 @@ async def test_every_table_is_drawn(node: MemoryDaemon) -> None:
         ("disconnect shop shop-db", 2, ["--yes"]),
         ("purge", 2, ["--yes"]),
         ("app show nothing", 4, ["nothing", "known: shop"]),
+        ("app set shop", 2, ["OPTION=VALUE"]),
+        ("app set shop max-body", 2, ["'max-body' is not OPTION=VALUE"]),
+        ("app set shop hsts=1d hsts=2d", 2, ["hsts is given twice"]),
+        ("app set shop hsts=1d max-body=big", 2, ["max-body: 'big' is not a size such as 512k, 10m or 1g"]),
+        ("app set shop max-bodies=1m", 2, ["no option 'max-bodies'", "did you mean max-body?"]),
+        ("app set shop health=", 2, ["a path that begins with /, or off"]),
+        ("app set nothing hsts=1d", 4, ["nothing", "known: shop"]),
+        ("app set shop-db hsts=1d", 4, ["shop-db is a database"]),
+        ("app unset shop hts", 2, ["no option 'hts'"]),
+        ("app unset shop", 2, ["OPTION"]),
+        ("app pause nothing", 4, ["nothing", "known: shop"]),
+        ("app resume Shop!", 2, ["'Shop!'"]),
+        ("app maintenance shop", 2, ["'shop' is not one of 'on', 'off'"]),
+        ("app maintenance on", 2, ["APP"]),
         ("env ls nothing", 4, ["nothing"]),
         ("env export shop --format yaml", 2, ["dotenv, shell, json or docker"]),
         ("env export shop --scope both", 2, ["build or runtime"]),
@@ -183,6 +217,12 @@ async def test_each_mistake_has_its_exit_status_and_its_sentence(
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert node.store.intent == before
+
+
+def test_the_help_of_app_set_has_every_option() -> None:
+    text = next(command for name, command in verbs() if name == "app set").get_help(click.Context(sidegate))
+    listed = [line.split()[0] for line in text.split("\n\n")[2].splitlines()]
+    assert listed == list(OPTIONS)
 
 
 async def test_failures_are_exit_status_1(node: MemoryDaemon) -> None:

@@ -115,6 +115,12 @@ class DataPlaneError(SidegateError):
     code = "data-plane"
 
 
+class CertificateError(SidegateError):
+    """The local authority could not issue a certificate, or could not be kept on the disk."""
+
+    code = "certificate"
+
+
 class StoreError(SidegateError):
     """The state file could not be read or written; what was asked for was not done."""
 

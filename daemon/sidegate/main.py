@@ -9,13 +9,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
 import uvloop
 
 from sidegate import __version__, log
+from sidegate.adapters.certificates import Certificates
 from sidegate.adapters.databases.servers import DatabaseServers, Location
 from sidegate.adapters.docker import DockerEngine
 from sidegate.adapters.host import LinuxHost
@@ -27,6 +28,7 @@ from sidegate.api.logins import resolve_details
 from sidegate.api.world import World
 from sidegate.core.desired import home_network
 from sidegate.core.model import DatabaseDetails, Rules
+from sidegate.core.routes import Policy
 from sidegate.errors import LoginFailedError, SettingsError, SidegateError
 from sidegate.proxy import ports, privileges
 from sidegate.proxy.limits import Limits
@@ -83,7 +85,7 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(store.close)
         engine = DockerEngine(settings.docker_host)
         stack.push_async_callback(engine.close)
-        supervisor = _supervisor(settings)
+        supervisor = _supervisor(settings, lambda: loop.wake())
         stack.push_async_callback(supervisor.stop)
         host = LinuxHost(settings.instance)
         rules = _rules(settings)
@@ -100,8 +102,11 @@ async def serve(settings: Settings) -> None:
             return Location(endpoint.address, details, networks)
 
         databases = DatabaseServers(locate)
+        certificates = _certificates(settings) if settings.https_port else None
+        if certificates is not None:
+            stack.push_async_callback(certificates.close)
         loop = Loop(
-            applier=Applier(engine, host, supervisor, databases),
+            applier=Applier(engine, host, supervisor, databases, certificates),
             store=store,
             rules=rules,
             resync_seconds=settings.resync_seconds,
@@ -120,12 +125,16 @@ async def serve(settings: Settings) -> None:
                 version=__version__,
                 external_ports=settings.external_ports,
                 http_port=settings.http_port,
+                certificates=certificates,
             )
         )
         await supervisor.bind()
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(loop.run(), name="loop")]
             engine.watch(loop.wake)
+            if certificates is not None:
+                certificates.watch(loop.wake)
+                running.append(tasks.create_task(certificates.run(), name="certificates"))
             async with http.serve(commands, settings.runtime_dir / "control.sock"):
                 with contextlib.suppress(TimeoutError):
                     await loop.settle()  # routes first: a worker without them would answer 404 to everybody
@@ -146,10 +155,28 @@ def _rules(settings: Settings) -> Rules:
         trust_image_labels=settings.trust_image_labels,
         pool=settings.internal_pool,
         subnet_prefix=settings.internal_subnet,
+        policy=Policy(
+            max_body=settings.max_body_bytes,
+            connect=settings.connect_seconds,
+            response=settings.response_seconds,
+            body=settings.body_seconds,
+            websocket_idle=settings.websocket_idle_seconds,
+        ),
+        default_app=settings.default_app,
+        tls=bool(settings.https_port),
     )
 
 
-def _supervisor(settings: Settings) -> Supervisor:
+def _certificates(settings: Settings) -> Certificates:
+    return Certificates(
+        settings.certificates or settings.state_dir / "certificates",
+        settings.state_dir / "authority",
+        base_domain=settings.base_domain,
+        managed=settings.certificates is None,
+    )
+
+
+def _supervisor(settings: Settings, on_health: Callable[[], None]) -> Supervisor:
     uid = gid = None
     if os.geteuid() == 0:
         try:
@@ -160,10 +187,32 @@ def _supervisor(settings: Settings) -> Supervisor:
     return Supervisor(
         workers=settings.workers or os.cpu_count() or 1,
         http_port=settings.http_port,
+        https_port=settings.https_port or None,
         log=structlog.get_logger("sidegate.workers"),
         uid=uid,
         gid=gid,
-        limits=Limits(drain=settings.drain_seconds),
+        limits=_limits(settings),
+        access_log=settings.access_log,
+        on_health=on_health,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        head=settings.header_seconds,
+        idle=settings.idle_seconds,
+        connect=settings.connect_seconds,
+        stall=settings.stall_seconds,
+        drain=settings.drain_seconds,
+        head_bytes=settings.max_head_bytes,
+        target_bytes=settings.max_target_bytes,
+        connections=settings.max_connections,
+        connections_per_client=settings.max_connections_per_client,
+        pause_requests=settings.pause_requests,
+        pause=settings.pause_seconds,
+        https_port=settings.https_port,
+        trusted_proxies=settings.trusted_proxies,
+        log_sample=settings.access_log_sample,
     )
 
 

@@ -26,12 +26,21 @@ class Lab(Protocol):
 
     def watch(self, wake: Callable[[], None]) -> None: ...
 
-    async def create(self, *, labels: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None) -> str: ...
+    async def create(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        stop_signal: str = "SIGTERM",
+    ) -> str: ...
 
     async def start(self, container: str) -> None:
         """Raises AssertionError where the engine refuses."""
 
     async def stop(self, container: str) -> None: ...
+
+    async def kill(self, container: str, signal: str) -> None:
+        """Send a signal, by its name; the process goes on running unless it is SIGKILL."""
 
     async def remove(self, container: str) -> None: ...
 
@@ -76,15 +85,24 @@ class MemoryLab:
     def watch(self, wake: Callable[[], None]) -> None:
         self.memory.watch(wake)
 
-    async def create(self, *, labels: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None) -> str:
+    async def create(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        stop_signal: str = "SIGTERM",
+    ) -> str:
         name = f"{PREFIX}-c{next(SERIAL)}"
-        return self.memory.create(name, image=IMAGE, labels=labels or {}, env=env or {}).id
+        return self.memory.create(name, image=IMAGE, labels=labels or {}, env=env or {}, stop_signal=stop_signal).id
 
     async def start(self, container: str) -> None:
         self.memory.start(container)
 
     async def stop(self, container: str) -> None:
         self.memory.stop(container)
+
+    async def kill(self, container: str, signal: str) -> None:
+        self.memory.kill(container, signal)
 
     async def remove(self, container: str) -> None:
         self.memory.remove(container)
@@ -118,8 +136,15 @@ class DockerLab:
     def watch(self, wake: Callable[[], None]) -> None:
         self.docker.watch(wake)
 
-    async def create(self, *, labels: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None) -> str:
+    async def create(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        stop_signal: str = "SIGTERM",
+    ) -> str:
         options = [f"--label={k}={v}" for k, v in (labels or {}).items()]
+        options += [f"--stop-signal={stop_signal}"] * (stop_signal != "SIGTERM")
         options += [f"--env={k}={v}" for k, v in (env or {}).items()]
         name = f"{PREFIX}-c{next(SERIAL)}"
         container = await docker("create", "--name", name, *options, IMAGE, "sleep", "infinity")
@@ -131,6 +156,9 @@ class DockerLab:
 
     async def stop(self, container: str) -> None:
         await docker("stop", "-t", "0", container)
+
+    async def kill(self, container: str, signal: str) -> None:
+        await docker("kill", "--signal", signal, container)
 
     async def remove(self, container: str) -> None:
         await docker("rm", "-f", container)

@@ -98,6 +98,39 @@ async def test_only_what_changed_is_inspected(script: ScriptedEngine, engine: Do
     assert await inspected(full=True) == ["containers/a/json", "containers/b/json"]
 
 
+async def test_a_stop_signal_is_known_at_once_and_costs_no_look(script: ScriptedEngine, engine: DockerEngine) -> None:
+    """By name or number, the container's own or SIGKILL. Other signals are nothing, and so is what was sent before the
+    container was started."""
+    for name, stop_signal in {"a": "", "b": "SIGQUIT", "c": "10", "d": ""}.items():
+        script.add_container(name)
+        started = time.strftime("%Y-%m-%dT%H:%M:%S.5Z", time.gmtime(time.time() - 60))
+        document = {
+            "State": {"Status": "running", "Pid": 100, "StartedAt": started},
+            "Config": {"StopSignal": stop_signal},
+        }
+        script.replies["GET", f"/containers/{name}/json"] = 200, {"Id": name, "Image": "sha256:1", **document}
+    bell = Bell()
+    engine.watch(bell.ring)
+    await subscription(script)
+    await until(lambda: bell.rung == 1)
+    state = await engine.observe()
+    script.asked.clear()
+    assert engine.told_to_stop(state) == state
+    for container, sent in (("a", "1"), ("a", "10"), ("b", "3"), ("c", "SIGTERM"), ("nobody", "9"), ("d", "SIGKILL")):
+        script.tell("container", "kill", container, age=70 * (container == "b"), signal=sent)
+    await until(lambda: bell.rung == 2)
+
+    def stopping() -> list[str]:
+        return [c.id for c in engine.told_to_stop(state).containers if c.stopping]
+
+    assert stopping() == ["d"]
+    for container, sent in (("a", "15"), ("b", "SIGQUIT"), ("c", "SIGUSR1")):
+        script.tell("container", "kill", container, signal=sent)
+    await until(lambda: bell.rung == 5)
+    assert sorted(stopping()) == ["a", "b", "c", "d"]
+    assert script.asked == []
+
+
 async def test_a_container_whose_lock_is_held_delays_nobody(script: ScriptedEngine, engine: DockerEngine) -> None:
     """While the engine starts a container, a look gives it as it was known, and wakes when there is more to see."""
     script.add_container("a")

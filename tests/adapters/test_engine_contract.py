@@ -11,6 +11,7 @@ from memory_engine import MemoryEngine
 from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost
 from sidegate.adapters.docker import DockerEngine
 from sidegate.adapters.host import LinuxHost
+from sidegate.core.model import Container
 from sidegate.core.newcomers import Newcomers
 from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, SidegateError, SubnetTakenError
 from sidegate.reconciler.world import Databases, DataPlane, Engine, Host
@@ -78,6 +79,39 @@ async def test_times_of_creation_sort_as_text(lab: Lab) -> None:
     first, second = await lab.create(), await lab.create()
     assert (await see(lab, first)).created < (await see(lab, second)).created
     assert len((await see(lab, first)).created) == len("2026-01-01T00:00:00.000000000Z")
+
+
+async def test_a_container_that_is_told_to_stop_is_stopping_until_it_has(lab: Lab) -> None:
+    """Its stop signal counts at once, before the engine shows anything; other signals do not; another start ends it."""
+    woken = asyncio.Event()
+    lab.watch(woken.set)
+    plain, own = await lab.create(), await lab.create(stop_signal="SIGUSR1")
+    for container in (plain, own):
+        await lab.start(container)
+    assert [(await see(lab, c)).stopping for c in (plain, own)] == [False, False]
+    await _until(lab, woken, own, stopping=False)
+    await lab.kill(own, "SIGHUP")
+    await lab.kill(own, "SIGTERM")
+    await lab.kill(plain, "SIGTERM")
+    assert (await _until(lab, woken, plain, stopping=True)).running  # sleep, as process 1, takes no notice
+    assert not (await see(lab, own)).stopping
+    await lab.kill(own, "SIGUSR1")
+    assert (await _until(lab, woken, own, stopping=True)).running
+    await lab.stop(plain)
+    assert not (await see(lab, plain)).stopping
+    await lab.start(plain)
+    assert not (await _until(lab, woken, plain, stopping=False)).stopping
+
+
+async def _until(lab: Lab, woken: asyncio.Event, container: str, *, stopping: bool) -> Container:
+    """Look each time something wakes, as the loop does."""
+    async with asyncio.timeout(10):
+        while True:
+            woken.clear()
+            found = await see(lab, container)
+            if found.stopping == stopping:
+                return found
+            await woken.wait()
 
 
 # --- networks --------------------

@@ -211,6 +211,58 @@ async def test_a_closed_store_says_so(store: Store) -> None:
         await store.purge()
 
 
+# --- how apps are served
+
+
+async def test_a_mode_and_options_are_set_together_and_outlive_a_restart(store: Store, tmp_path: Path) -> None:
+    await store.set_app("shop", "paused", {"https": "redirect", "max-body": "10m"})
+    await store.set_app("blog", "maintenance")
+    intent = await store.set_app("shop", None, {"max-body": None, "hsts": "1d"})
+    assert intent.modes == {"blog": "maintenance", "shop": "paused"}
+    assert intent.options == {"shop": {"hsts": "1d", "https": "redirect"}}
+    await store.close()
+    assert await reopened(tmp_path) == intent
+
+
+async def test_serving_with_nothing_set_leaves_nothing_behind(store: Store) -> None:
+    await store.set_app("shop", "maintenance", {"hsts": "1d"})
+    await store.set_app("shop", "paused")
+    intent = await store.set_app("shop", "serving", {"hsts": None, "https": None})
+    assert intent == Intent()
+
+
+async def test_a_mode_that_cannot_be_stored_leaves_the_options_alone(store: Store) -> None:
+    before = await store.set_app("shop", "paused", {"hsts": "1d"})
+    with pytest.raises(StoreError, match="nothing was changed"):
+        await store.set_app("shop", "asleep", {"hsts": "2d"})
+    assert store.intent == before
+
+
+async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_it_holds(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "sidegate.db", isolation_level=None)) as db:
+        db.executescript(f"BEGIN; {MIGRATIONS[0]}; PRAGMA user_version = 1; COMMIT")
+        db.execute("INSERT INTO connections VALUES ('shop', 'shop-db')")
+        db.execute("INSERT INTO externals VALUES ('shop-db', 30001, 1)")
+        db.execute("INSERT INTO claims VALUES ('shop.example', 'shop')")
+        db.execute(
+            "INSERT INTO variables (app, key, value, scope, source, secret) VALUES ('shop', 'A', '1', 'both', 'x', 0)"
+        )
+        db.execute(
+            "INSERT INTO audit (at, uid, pid, user, verb, target, outcome) VALUES (1, 0, 1, 'ann', 'v', 't', 'done')"
+        )
+    store = await Store.open(tmp_path)
+    assert store.intent == Intent(
+        connections=frozenset({SHOP}),
+        externals={"shop-db": External(30001, enabled=True)},
+        env={"shop": (Variable("A", "1", "both", "x"),)},
+        claims={"shop.example": "shop"},
+    )
+    await store.set_app("shop", "paused", {"https": "redirect"})
+    assert [entry.user for entry in await store.audit(5)] == ["ann"]
+    await store.close()
+    assert (await reopened(tmp_path)).modes == {"shop": "paused"}
+
+
 # --- what goes wrong
 
 

@@ -3,8 +3,10 @@ import json
 import pytest
 
 from memory_daemon import PASSWORD, MemoryDaemon
+from sidegate.api.schemas import AppRequest, AppView
 from sidegate.core.model import Variable
-from sidegate.errors import InvalidInputError, NotFoundError, RefusedError
+from sidegate.core.routes import Policy, Routes
+from sidegate.errors import DataPlaneError, InvalidInputError, NotFoundError, RefusedError
 
 
 async def test_an_app_shows_its_replicas_urls_and_connections(daemon: MemoryDaemon) -> None:
@@ -108,3 +110,158 @@ async def test_exports_that_make_no_sense_are_refused(daemon: MemoryDaemon) -> N
         await daemon.commands.env.export("shop", "json", "both")
     with pytest.raises(RefusedError, match="DB_PASSWORD holds a line break"):
         await daemon.commands.env.export("shop", "docker")
+
+
+# --- how an app is served --------------------
+
+
+def change(mode: str | None = None, **options: str | None) -> AppRequest:
+    return AppRequest(mode=mode, options={name.replace("_", "-"): value for name, value in options.items()})
+
+
+def policy(daemon: MemoryDaemon, app: str = "shop") -> Policy:
+    published = daemon.data_plane.published()
+    assert published is not None
+    return published.policies[published.apps[app].policy]
+
+
+async def test_an_option_holds_when_the_call_returns_and_wins_over_the_label(daemon: MemoryDaemon) -> None:
+    daemon.app("shop", labels={"sidegate.max-body": "1m", "sidegate.access-log": "off"})
+    await daemon.settled()
+    apps = daemon.commands.apps
+    found = await apps.change("shop", change(max_body="2m", https="redirect"))
+    assert [(o.name, o.value, o.source) for o in found.options] == [
+        ("https", "redirect", "command"),
+        ("max-body", "2m", "command"),
+        ("access-log", "off", "label"),
+    ]
+    assert policy(daemon) == Policy(https_redirect=True, max_body=2 << 20, access_log=False)
+    found = await apps.change("shop", change(max_body=None, https=None, hsts=None))
+    assert [(o.name, o.source) for o in found.options] == [("max-body", "label"), ("access-log", "label")]
+    assert policy(daemon) == Policy(max_body=1 << 20, access_log=False)
+    assert daemon.store.intent.options == {}
+
+
+async def test_pause_and_maintenance_replace_each_other_and_say_so(daemon: MemoryDaemon) -> None:
+    daemon.app("shop")
+    await daemon.settled()
+    apps = daemon.commands.apps
+    found = await apps.change("shop", change("paused"))
+    assert (found.mode, found.notes, found.serving) == ("paused", [], 1)
+    found = await apps.change("shop", change("maintenance"))
+    assert (found.mode, found.notes) == (
+        "maintenance",
+        ["shop was paused: that is over, requests that waited get a 503"],
+    )
+    assert (await daemon.commands.node.status()).held == {"shop": "maintenance"}
+    found = await apps.change("shop", change("paused"))
+    assert found.notes == ["shop was in maintenance: that is over, requests wait now"]
+    published = daemon.data_plane.published()
+    assert published is not None
+    assert published.apps["shop"].mode == "paused"
+    found = await apps.change("shop", change("serving"))
+    assert (found.mode, found.notes) == ("serving", [])
+    assert (await apps.change("shop", change("serving"))).mode == "serving"
+    assert daemon.store.intent.modes == {}
+
+
+async def test_an_app_without_containers_can_be_put_into_maintenance(daemon: MemoryDaemon) -> None:
+    container = daemon.app("shop", labels={"sidegate.domains": "shop.example"})
+    await daemon.settled()
+    daemon.engine.remove(container.id)
+    found = await daemon.commands.apps.change("shop", change("maintenance"))
+    assert (found.mode, found.unavailable) == ("maintenance", "has no containers")
+
+
+async def test_modes_work_while_the_engine_is_away(daemon: MemoryDaemon) -> None:
+    daemon.app("shop")
+    await daemon.settled()
+    daemon.engine.unavailable = "gone"
+    await daemon.commands.apps.change("shop", change("maintenance"))
+    published = daemon.data_plane.published()
+    assert published is not None
+    assert published.apps["shop"].mode == "maintenance"
+
+
+@pytest.mark.parametrize(
+    ("asked", "fault"),
+    [
+        (change(), "nothing to change"),
+        (change("asleep"), "mode 'asleep' is none of serving, paused, maintenance"),
+        (change("paused", hsts="never"), "hsts: 'never' is not a time"),
+        (change(colour="red"), "no option 'colour'"),
+        (change(colour=None), "no option 'colour'"),
+    ],
+)
+async def test_a_change_that_is_wrong_changes_nothing(daemon: MemoryDaemon, asked: AppRequest, fault: str) -> None:
+    daemon.app("shop")
+    await daemon.settled()
+    before = daemon.store.intent
+    with pytest.raises(InvalidInputError, match=fault):
+        await daemon.commands.apps.change("shop", asked)
+    with pytest.raises(NotFoundError):
+        await daemon.commands.apps.change("nothing", change("paused"))
+    assert daemon.store.intent == before
+
+
+async def test_a_change_that_does_not_reach_the_workers_is_taken_back(daemon: MemoryDaemon) -> None:
+    daemon.app("shop")
+    await daemon.settled()
+    apps = daemon.commands.apps
+    await apps.change("shop", change("paused", hsts="1d"))
+    before = daemon.store.intent
+
+    async def fail(routes: Routes) -> int:
+        raise DataPlaneError("worker 0 does not answer")
+
+    publish, daemon.data_plane.publish = daemon.data_plane.publish, fail  # type: ignore[method-assign]
+    with pytest.raises(DataPlaneError, match="worker 0"):
+        await apps.change("shop", change("serving", hsts="2d", https="redirect"))
+    assert daemon.store.intent == before
+    daemon.data_plane.publish = publish  # type: ignore[method-assign]
+    assert (await apps.change("shop", change("serving"))).mode == "serving"
+
+
+async def test_a_replica_that_takes_no_requests_says_why(daemon: MemoryDaemon) -> None:
+    labels = {"sidegate.health": "/healthz"}
+    daemon.app("shop", 1, labels=labels)
+    daemon.app("shop", 2, labels=labels)
+    daemon.app("shop", 3, labels=labels)
+    await daemon.settled()
+    one, two, three = (daemon.engine.container(f"shop-{n}").id for n in (1, 2, 3))
+    daemon.data_plane.verdicts = {one: "", two: "answered 500"}
+    daemon.engine.kill(three, "SIGTERM")
+    await daemon.settled()
+    found = await daemon.commands.apps.show("shop")
+    assert [(r.container, r.address is not None, r.fault) for r in found.replicas] == [
+        ("shop-1", True, None),
+        ("shop-2", False, "unhealthy: answered 500"),
+        ("shop-3", False, "stopping"),
+    ]
+    assert "shop-2 takes no requests: unhealthy: answered 500" in [p.text for p in found.problems]
+
+
+async def test_changes_are_audited_with_what_they_set(daemon: MemoryDaemon) -> None:
+    daemon.app("shop")
+    await daemon.settled()
+    for body in (
+        change("paused"),
+        change("maintenance"),
+        change("serving"),
+        change(hsts="1d", max_body=None),
+        change(hsts=None),
+        change("paused", hsts="1d"),
+    ):
+        await daemon.call("PATCH", "/v1/apps/shop", AppView, body=body)
+    with pytest.raises(InvalidInputError):
+        await daemon.call("PATCH", "/v1/apps/shop", AppView, body=change(hsts="never"))
+    entries = [(e.verb, e.target, e.outcome) for e in reversed(await daemon.store.audit(10))]
+    assert entries == [
+        ("app pause", "shop", "done"),
+        ("app maintenance", "shop", "done"),
+        ("app resume", "shop", "done"),
+        ("app set", "shop hsts=1d max-body", "done"),
+        ("app unset", "shop hsts", "done"),
+        ("app set", "shop mode=paused hsts=1d", "done"),
+        ("app set", "shop hsts=never", "invalid"),
+    ]

@@ -6,17 +6,24 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NoReturn
 
-from bench import report
-from bench.bench import Bench, image, progress
+from bench import engine, floors, report
+from bench.bench import Bench, progress
+from bench.cores import CORES_CASE
 from bench.fast_path import FAST_PATH
-from bench.proxy import HTTP_55B
+from bench.machine import raise_file_limit
+from bench.memory import IDLE_MEMORY
+from bench.programs import unpacked
+from bench.rates import RATES
+from bench.routes import ROUTES_10K
+from bench.start import START
 from e2e.node import run
 
-CASES = {case.name: case for case in (FAST_PATH, HTTP_55B)}
+CASES = {case.name: case for case in (FAST_PATH, *RATES, IDLE_MEMORY, ROUTES_10K, CORES_CASE, START)}
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DOCUMENT = Path(__file__).parents[2] / "docs/benchmarks.md"
 
@@ -31,18 +38,18 @@ def main(words: list[str]) -> int:
     for number in INTERRUPTIONS:
         signal.signal(number, _interrupt)
     wanted = options.only or [case.name for case in CASES.values() if case.quick or not options.quick]
-    cases = [CASES[name] for name in CASES if name in wanted]
-    seconds, patience = (1, 0) if options.quick else (3, 20)
-    benches = [Bench(case, seconds=seconds, rounds=3, patience=patience) for case in cases]
+    raise_file_limit()
     try:
-        with image():
-            for bench in benches:
-                bench.case.run(bench)
-                print(f"\n{bench.case.name}\n{report.as_table(bench.results(), bench.case.subject)}", flush=True)
+        engine.remove_leftovers()
+        benches = measured([name for name in CASES if name in wanted], quick=options.quick)
     except KeyboardInterrupt:
         progress("interrupted; everything that was started is gone")
         return 130
-    except (AssertionError, subprocess.TimeoutExpired) as error:  # how e2e.node says that a command or a wait failed
+    except (
+        AssertionError,
+        OSError,
+        subprocess.SubprocessError,
+    ) as error:  # how commands and waits say that they failed
         progress(str(error))
         return 1
     if options.json:
@@ -52,12 +59,31 @@ def main(words: list[str]) -> int:
     return 0
 
 
+def measured(names: list[str], *, quick: bool) -> list[Bench]:
+    """The cases, measured one after the other; each is printed as soon as it is through."""
+    seconds, rounds, most, patience = (0.2, 3, 3, 0.0) if quick else (2.0, 3, 4, 15.0)
+    benches = []
+    with tempfile.TemporaryDirectory(prefix="sgbench-") as directory, unpacked(Path(directory)) as programs:
+        for name in names:
+            bench = Bench(CASES[name], programs, seconds, rounds, most, patience, quick)
+            bench.case.run(bench)
+            benches.append(bench)
+            results = bench.results()
+            print(f"\n{name}")
+            print(report.as_table(results, bench.case.subject, less_is_better=bench.case.less_is_better))
+            print(*floors.verdicts(results), sep="\n", flush=True)
+    return benches
+
+
 def write_document(benches: list[Bench]) -> None:
     """Replace the sections of docs/benchmarks.md that were measured."""
-    sections = {
-        bench.case.name: report.as_section(bench.case.about, bench.results(), bench.case.subject, conditions(bench))
-        for bench in benches
-    }
+    sections = {}
+    for bench in benches:
+        case, results = bench.case, bench.results()
+        lines = floors.verdicts(results)
+        sections[case.name] = report.as_section(
+            case.about, results, case.subject, lines, conditions(bench), less_is_better=case.less_is_better
+        )
     old = DOCUMENT.read_text() if DOCUMENT.exists() else ""
     DOCUMENT.parent.mkdir(exist_ok=True)
     DOCUMENT.write_text(report.merged(old, sections, list(CASES)))

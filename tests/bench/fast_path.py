@@ -5,7 +5,11 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from bench.bench import IMAGE, NAME, Bench, Case, firewall_rules, progress
+from bench import engine
+from bench.bench import Bench, Case, progress
+from bench.engine import NAME, firewall_rules
+from bench.load import wrk_rate
+from bench.programs import IMAGE
 from e2e.node import Node, run
 
 APPS = 21  # 21 apps make 210 pairs
@@ -17,16 +21,18 @@ def measure(bench: Bench) -> None:
     names = [f"end{number:02}" for number in range(APPS)]
     pairs = list(itertools.combinations(names, 2))[:CONNECTIONS]
     first, others = pairs[0], pairs[1:]
-    with bench.node() as node, ThreadPoolExecutor(AT_ONCE) as people:
+    with engine.daemon(bench.case.name) as node, ThreadPoolExecutor(AT_ONCE) as people:
         progress(f"{bench.case.name}: starting {APPS} containers")
         list(people.map(lambda name: _start(node, name, serves=name == first[1]), names))
 
-        def rate() -> float:
-            return bench.wrk(node.container(first[0]), f"http://{first[1]}.internal:8080/")
+        def rate(seconds: float) -> float:
+            url = f"http://{first[1]}.internal:8080/"
+            words = ["wrk", "-t1", "-c32", f"-d{max(1, round(seconds))}s", url]
+            return wrk_rate(url, run("docker", "exec", node.container(first[0]), *words, timeout=seconds + 30).stdout)
 
-        def rate_without_the_rule() -> float:
+        def rate_without_the_rule(seconds: float) -> float:
             with _past_the_rule(device):
-                return rate()
+                return rate(seconds)
 
         # half of its rounds before, half after the others were there: what drifts in between drifts both ways
         half = (bench.rounds + 1) // 2
@@ -42,7 +48,7 @@ def measure(bench: Bench) -> None:
 
 
 def _start(node: Node, name: str, *, serves: bool) -> None:
-    command = ["nginx", "-c", "/etc/nginx/backend.conf"] if serves else []
+    command = ["nginx", "-c", "/etc/nginx/app.conf"] if serves else []
     node.docker_run(name, "--label", f"sidegate.app={name}", image=IMAGE, command=command)
 
 

@@ -174,3 +174,29 @@ def test_an_image_cannot_hide_a_container_from_its_daemon() -> None:
     hidden = app("shop", labels={"sidegate.instance": "other"}, image_labels={"sidegate.instance": "other"})
     assert "shop" in discover([hidden], RULES).apps
     assert not discover([hidden], Rules(instance="other")).apps
+
+
+def test_options_come_from_labels_and_the_youngest_replica_decides() -> None:
+    found = discover(
+        [
+            app("shop", labels={"sidegate.max-body": "1m", "sidegate.hsts": "30d"}, created="2026-01-01"),
+            app("shop", 2, labels={"sidegate.max-body": "2m"}, created="2026-01-02"),
+        ],
+        RULES,
+    )
+    assert found.apps["shop"].options == {"max-body": "2m", "hsts": "30d"}
+
+
+def test_a_bad_option_counts_as_absent_and_says_what_is_allowed() -> None:
+    labels = {"sidegate.https": "yes", "sidegate.health": "healthz", "sidegate.max-body": "", "sidegate.hsts": "1d"}
+    found = discover([app("shop", labels=labels)], RULES)
+    assert found.apps["shop"].options == {"hsts": "1d"}
+    assert [str(p) for p in found.problems] == [
+        "shop-1: ignored sidegate.https: 'yes' is not both or redirect",
+        "shop-1: ignored sidegate.health: 'healthz' is not a path that begins with /, or off",
+    ]
+
+
+def test_an_option_in_the_image_counts_for_nothing() -> None:
+    labels = {"sidegate.https": "redirect"}
+    assert discover([app("shop", labels=labels, image_labels=labels)], RULES).apps["shop"].options == {}

@@ -6,10 +6,11 @@ import pytest
 
 from sidegate.core.desired import desire
 from sidegate.core.model import Container, Endpoint, EngineState, Intent, Network, Pair, Rules
-from sidegate.core.routes import AppRoute, Routes, find_route
+from sidegate.core.routes import MAINTENANCE, AppRoute, PathRoute, Policy, Routes, find_route
 from states import app, database, ours, state
 
 RULES = Rules()
+CHECKED = {"sidegate.health": "/healthz"}
 
 
 def routes(*containers: Container, intent: Intent | None = None, networks: tuple[Network, ...] = ()) -> Routes:
@@ -73,11 +74,13 @@ def test_a_path_of_a_host_nobody_has_in_whole_is_still_404_elsewhere() -> None:
         ({"state": "paused"}, "paused"),
         ({"health": "starting"}, "starting"),
         ({"health": "unhealthy"}, "unhealthy"),
+        ({"stopping": True}, "stopping"),
         ({"network_mode": "none", "endpoints": ()}, "cannot be reached"),
     ],
 )
 def test_an_app_without_a_ready_replica_says_why(changes: dict[str, object], reason: str) -> None:
-    assert routes(app("shop", 1, **changes)).apps["shop"] == AppRoute((), reason)
+    found = routes(app("shop", 1, **changes)).apps["shop"]
+    assert (found.upstreams, found.unavailable) == ((), reason)
 
 
 def test_an_app_that_is_only_connected_is_known_and_has_no_containers() -> None:
@@ -123,6 +126,17 @@ def test_a_new_replica_takes_traffic_only_once_it_is_connected() -> None:
     late = app("shop", 2, endpoints=(Endpoint("bridge", "172.17.0.4"),))
     intent = Intent(connections=frozenset({pair}))
     assert upstreams(attached, late, networks=(joint,), intent=intent) == ["shop-1 172.17.0.3:8080"]
+
+
+def test_a_replica_whose_connections_are_missing_rests_rather_than_being_cut() -> None:
+    joint = ours("sidegate-db--shop", "10.213.0.0/27", "db", "shop")
+    attached = app("shop", endpoints=(Endpoint("bridge", "172.17.0.3"), Endpoint(joint.name, "10.213.0.3")))
+    late = app("shop", 2, endpoints=(Endpoint("bridge", "172.17.0.4"),))
+    made = desire(
+        Intent(connections=frozenset({Pair.of("shop", "db")})), state(attached, late, networks=(joint,)), RULES
+    )
+    assert [u.replica for u in made.routes.apps["shop"].resting] == ["shop-2"]
+    assert made.waiting == {late.id: "connecting"}
 
 
 def test_a_connection_added_to_running_replicas_does_not_interrupt_them() -> None:
@@ -182,3 +196,162 @@ def test_a_container_that_cannot_join_a_network_is_reported() -> None:
 
 def test_an_empty_node_has_empty_routes() -> None:
     assert desire(Intent(), EngineState(), RULES).routes == Routes()
+
+
+# --- draining and health --------------------
+
+
+def served(*containers: Container, health: dict[str, str] | None = None) -> tuple[list[str], list[str], str]:
+    """Who takes requests, who rests, and what is said when nobody takes any."""
+    route = desire(Intent(), state(*containers), RULES, health=health).routes.apps["shop"]
+    return [u.replica for u in route.upstreams], [u.replica for u in route.resting], route.unavailable
+
+
+def test_a_replica_that_was_told_to_stop_is_let_go_of_and_does_not_rest() -> None:
+    assert served(app("shop", stopping=True), app("shop", 2)) == (["shop-2"], [], "")
+    assert served(app("shop", stopping=True), app("shop", 2, state="exited")) == ([], [], "stopping")
+
+
+def test_an_upstream_carries_its_containers_id() -> None:
+    assert [u.id for u in routes(app("shop")).apps["shop"].upstreams] == ["id-shop-1"]
+
+
+def test_the_containers_own_health_check_makes_a_replica_rest() -> None:
+    made = desire(Intent(), state(app("shop", health="unhealthy"), app("shop", 2, health="healthy")), RULES)
+    assert [u.replica for u in made.routes.apps["shop"].resting] == ["shop-1"]
+    assert [str(p) for p in made.problems] == [
+        "shop: shop-1 takes no requests: unhealthy: the container's own health check fails"
+    ]
+
+
+def test_a_replica_that_fails_its_checks_rests_and_status_says_why() -> None:
+    made = desire(
+        Intent(),
+        state(app("shop", labels=CHECKED), app("shop", 2, labels=CHECKED)),
+        RULES,
+        health={"id-shop-1": "", "id-shop-2": "answered 500 to /healthz"},
+    )
+    route = made.routes.apps["shop"]
+    assert ([u.replica for u in route.upstreams], [u.replica for u in route.resting]) == (["shop-1"], ["shop-2"])
+    assert made.waiting == {"id-shop-2": "unhealthy: answered 500 to /healthz"}
+    assert [str(p) for p in made.problems] == ["shop: shop-2 takes no requests: unhealthy: answered 500 to /healthz"]
+
+
+def test_visitors_are_not_told_what_is_wrong_inside() -> None:
+    found = served(app("shop", labels=CHECKED), health={"id-shop-1": "secret detail"})
+    assert found == ([], ["shop-1"], "unhealthy")
+
+
+def test_a_replica_that_was_not_checked_yet_waits_while_another_is_known_to_be_well() -> None:
+    both = app("shop", labels=CHECKED), app("shop", 2, labels=CHECKED)
+    assert served(*both, health={"id-shop-1": ""}) == (["shop-1"], ["shop-2"], "")
+    assert served(*both, health={}) == (["shop-1", "shop-2"], [], "")
+    assert served(*both, health={"id-shop-1": "refused"}) == (["shop-2"], ["shop-1"], "")
+
+
+def test_when_the_well_one_is_told_to_stop_those_not_checked_yet_serve() -> None:
+    old, new = app("shop", labels=CHECKED, stopping=True), app("shop", 2, labels=CHECKED)
+    assert served(old, new, health={"id-shop-1": ""}) == (["shop-2"], [], "")
+
+
+def test_checks_of_an_app_without_a_health_path_count_for_nothing() -> None:
+    assert served(app("shop"), app("shop", 2), health={"id-shop-1": "old news"}) == (["shop-1", "shop-2"], [], "")
+
+
+# --- options, modes, redirects --------------------
+
+
+def test_options_make_a_policy_and_equal_ones_share_it() -> None:
+    made = routes(
+        app("plain"),
+        app("one", labels={"sidegate.max-body": "10m"}),
+        app("two", labels={"sidegate.max-body": "10240k"}),
+        app("same", labels={"sidegate.max-body": "off"}),
+    )
+    assert made.policies == (Policy(), Policy(max_body=10 << 20))
+    assert {name: route.policy for name, route in made.apps.items()} == {"plain": 0, "same": 0, "one": 1, "two": 1}
+
+
+def test_the_first_policy_is_the_settings() -> None:
+    own = Policy(response=7, body=8)
+    made = desire(
+        Intent(), state(app("shop", labels={"sidegate.body-timeout": "1m"})), replace(RULES, policy=own)
+    ).routes
+    assert made.policies == (own, Policy(response=7, body=60))
+
+
+def test_a_command_wins_over_a_label_and_what_this_version_does_not_know_is_said() -> None:
+    intent = Intent(options={"shop": {"max-body": "1m", "colour": "red", "hsts": "never"}})
+    made = desire(intent, state(app("shop", labels={"sidegate.max-body": "2m", "sidegate.access-log": "off"})), RULES)
+    assert made.routes.policies[made.routes.apps["shop"].policy] == Policy(max_body=1 << 20, access_log=False)
+    assert [str(p) for p in made.problems] == [
+        "shop: the option colour=red means nothing to this version: sidegate app unset shop colour",
+        "shop: the option hsts=never means nothing to this version: sidegate app unset shop hsts",
+    ]
+
+
+def test_a_redirect_to_https_needs_https() -> None:
+    labelled = state(app("shop", labels={"sidegate.https": "redirect"}))
+    assert desire(Intent(), labelled, RULES).routes.policies[1].https_redirect
+    without = desire(Intent(), labelled, replace(RULES, tls=False))
+    assert without.routes.policies == (Policy(),)
+    assert "set https_port" in str(without.problems[0])
+
+
+def test_a_mode_is_kept_for_an_app_without_containers() -> None:
+    made = routes(intent=Intent(modes={"shop": MAINTENANCE}))
+    assert made.apps["shop"] == AppRoute((), "has no containers", mode=MAINTENANCE)
+
+
+@pytest.mark.parametrize(
+    ("www", "domains", "redirects"),
+    [
+        ("remove", "shop.example", {"www.shop.example": "shop.example"}),
+        ("remove", "shop.example/api", {"www.shop.example/api": "shop.example"}),
+        ("remove", "shop.example,www.shop.example", {"www.shop.example": "shop.example"}),
+        ("remove", "www.shop.example", {}),
+        ("remove", "*.shop.example,localhost,a.localhost", {}),
+        ("add", "www.shop.example", {"shop.example": "www.shop.example"}),
+        ("add", "shop.example,www.shop.example", {"shop.example": "www.shop.example"}),
+        ("add", "shop.example", {}),
+        ("add", "www.localhost,*.example", {}),
+        ("keep", "shop.example,www.two.example", {}),
+    ],
+)
+def test_www_is_taken_off_or_put_before(www: str, domains: str, redirects: dict[str, str]) -> None:
+    made = routes(app("shop", labels={"sidegate.domains": domains, "sidegate.www": www}))
+    found = {host + r.path: r.redirect for host, paths in made.hosts.items() for r in paths if r.redirect}
+    assert found == redirects
+
+
+def test_adding_www_where_no_domain_has_it_is_said() -> None:
+    labels = {"sidegate.domains": "shop.example", "sidegate.www": "add"}
+    (problem,) = desire(Intent(), state(app("shop", labels=labels)), RULES).problems
+    assert str(problem) == "shop: www=add does nothing: add a domain that begins with www. to its labels"
+
+
+@pytest.mark.parametrize("claim", ["www.shop.example", "*.shop.example", "*.example"])
+def test_a_name_that_another_app_claims_is_not_redirected(claim: str) -> None:
+    shop = app("shop", labels={"sidegate.domains": "shop.example", "sidegate.www": "remove"})
+    rival = app("rival", labels={"sidegate.domains": claim})
+    found = find_route(routes(shop, rival), "www.shop.example", "/", local_client=False)
+    assert found == PathRoute("", "rival")
+
+
+def test_a_redirect_leaves_another_apps_path_alone() -> None:
+    shop = app("shop", labels={"sidegate.domains": "shop.example", "sidegate.www": "remove"})
+    api = app("api", labels={"sidegate.domains": "www.shop.example/api"})
+    made = routes(shop, api)
+    assert find_route(made, "www.shop.example", "/api/1", local_client=False) == PathRoute("/api", "api")
+    assert find_route(made, "www.shop.example", "/a", local_client=False) == PathRoute("", "shop", "shop.example")
+
+
+def test_the_default_app_answers_where_nobody_else_does() -> None:
+    rules = replace(RULES, default_app="shop")
+    made = desire(Intent(), state(app("shop")), rules)
+    assert find_route(made.routes, "nobody.example", "/", local_client=False) == PathRoute("", "shop")
+    missing = desire(Intent(), EngineState(), rules)
+    assert missing.routes.default_app == ""
+    assert [str(p) for p in missing.problems] == [
+        "shop: is default_app in the settings, but there is no app of that name"
+    ]

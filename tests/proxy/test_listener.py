@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 import sys
+from typing import cast
 
 import pytest
 
@@ -102,3 +103,113 @@ async def test_a_listener_that_its_parent_shuts_down_closes() -> None:
     async with asyncio.timeout(DEADLINE):
         await until(lambda: sock.fileno() == -1)
     listener.close()
+
+
+class Served(asyncio.Protocol):
+    """Says hello and hangs up."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        client = cast(asyncio.Transport, transport)
+        client.write(b"hello")
+        client.close()
+
+
+async def greeted(address: tuple[str, int]) -> bool:
+    reader, writer = await asyncio.open_connection(*address)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            return await reader.read() == b"hello"
+    finally:
+        writer.transport.abort()
+
+
+@pytest.fixture
+def looped() -> list[socket.socket]:
+    return []
+
+
+async def test_the_loop_accepts_while_it_may_and_the_listener_does_otherwise(looped: list[socket.socket]) -> None:
+    (sock,) = bind_group(0, 1, "127.0.0.1")
+    address = sock.getsockname()
+    swift = True
+    made = 0
+
+    def serve() -> asyncio.Protocol:
+        nonlocal swift, made
+        made += 1
+        swift = made % 5 != 0
+        return Served()
+
+    def accepted(connection: socket.socket) -> None:
+        connection.send(b"hello")
+        connection.close()
+        looped.append(connection)
+
+    listener = Listener(sock, accepted, serve=serve, swift=lambda: swift)
+    for _ in range(5):
+        assert listener.swift
+        assert await greeted(address)
+    await until(lambda: not listener.swift)
+    for _ in range(3):
+        assert await greeted(address)
+    assert (made, len(looped)) == (5, 3)
+    swift = True
+    listener.sweep()
+    assert listener.swift
+    assert await greeted(address)
+    assert (made, len(looped)) == (6, 3)
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        await greeted(address)
+
+
+@pytest.mark.parametrize("swift", [True, False])
+async def test_while_full_clients_wait(swift: bool, looped: list[socket.socket]) -> None:
+    (sock,) = bind_group(0, 1, "127.0.0.1")
+    address = sock.getsockname()
+    full, made = False, 0
+
+    def serve() -> asyncio.Protocol:
+        nonlocal full, made
+        made += 1
+        full = True
+        return Served()
+
+    def accepted(connection: socket.socket) -> None:
+        nonlocal full, made
+        made += 1
+        full = True
+        connection.send(b"hello")
+        connection.close()
+
+    listener = Listener(sock, accepted, serve=serve, swift=lambda: swift and not full, full=lambda: full)
+    assert await greeted(address)
+    waiting = asyncio.create_task(greeted(address), name="waiting")
+    await until(lambda: listener.paused)
+    assert made == 1
+    full = False
+    assert await waiting
+    listener.close()
+
+
+async def test_a_swift_listener_that_its_parent_shuts_down_closes_at_the_next_sweep() -> None:
+    (sock,) = bind_group(0, 1, "127.0.0.1")
+    parents = sock.dup()
+    listener = Listener(sock, lambda connection: connection.close(), serve=Served, swift=lambda: True)
+    listener.sweep()
+    assert sock.fileno() != -1
+    shut([parents])
+    listener.sweep()
+    assert listener.closed
+    listener.sweep()
+    listener.close()
+
+
+async def test_a_paused_listener_closes() -> None:
+    (sock,) = bind_group(0, 1, "127.0.0.1")
+    listener = Listener(sock, lambda connection: connection.close(), serve=Served, swift=lambda: True)
+    listener.pause()
+    listener.pause()
+    assert listener.paused
+    listener.close()
+    assert listener.closed

@@ -8,18 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidegate.core.routes import Upstream
 from sidegate.proxy.body import RequestBody
 from sidegate.proxy.chunked import ChunkedBody, ChunkedError
 from sidegate.proxy.head import CHUNKED, ResponseHead, parse_request
 from sidegate.proxy.inbox import Inbox
+from sidegate.proxy.peer import TrustedProxies, describe
 from sidegate.proxy.upstream import Backend, BackendConnection
 
+PEER = describe(("192.0.2.7", 50000), ("192.0.2.1", 80), False, TrustedProxies())
 ANY_CUT = settings(deadline=None, max_examples=40)
 REQUESTS = (
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\nhello\r\n\r\nyou"
     b"\r\nPUT /two HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b"5;x=y\r\nhel\r\n\r\nA\r\n0123456789\r\n0\r\nTrailer: 1\r\n\r\n"
+    b"5;x=y\r\nhel\r\n\r\nA\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n"
     b"DELETE /three HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
 )
 RESPONSES = [
@@ -68,10 +71,10 @@ def test_requests_are_read_as_h11_reads_them(places: list[int]) -> None:
         inbox.add(piece)
         while inbox:
             if body is None:
-                head = inbox.take_head(65536)
+                head = inbox.take_head(65536, 16384)
                 if head is None:
                     break
-                parsed = parse_request(head, b"")
+                parsed = parse_request(head, PEER)
                 body = RequestBody(parsed.fields.length)
                 chunks = ChunkedBody() if parsed.fields.length == CHUNKED else None
                 found.append((parsed.method, parsed.path.encode(), b""))
@@ -112,7 +115,7 @@ class Listening:
         self.body += self._chunks.payload_of(data) if self._chunks is not None else data
         self.ended = ended
 
-    def backend_done(self) -> None:
+    def backend_done(self, head: ResponseHead) -> None:
         raise AssertionError
 
     def backend_lost(self, reason: str | None) -> None:
@@ -142,7 +145,7 @@ def as_h11_reads_a_response(data: bytes) -> tuple[list[int], bytes]:
 @given(places=cuts())
 def test_responses_are_read_as_h11_reads_them(response: bytes, places: list[int]) -> None:
     exchange = Listening()
-    connection = BackendConnection(Backend("127.0.0.1", 80))
+    connection = BackendConnection(Backend(Upstream("shop", "127.0.0.1", 80)))
     connection.exchange = exchange
     for piece in cut(response, places):
         assert not exchange.ended

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import h11
 
-from sidegate.core.routes import AppRoute, PathRoute, Routes, Upstream
+from sidegate.core.routes import AppRoute, PathRoute, Policy, Routes, Upstream
 from sidegate.proxy.gateway import Gateway
 from sidegate.proxy.http1 import ClientConnection
 from sidegate.proxy.limits import Limits
@@ -37,6 +37,11 @@ class Proxy:
             engine_up=engine_up,
         )
         self.gateway.publish(routes)
+
+    def route(self, app: AppRoute, policy: Policy | None = None, *, redirect: str = "") -> None:
+        """Route HOST to an app that is treated so."""
+        hosts = {HOST: (PathRoute("", "shop", redirect),)}
+        self.gateway.publish(Routes(hosts=hosts, apps={"shop": app}, policies=(policy or Policy(),)))
 
     def pass_time(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -205,6 +210,20 @@ def closed_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
     return port
+
+
+@contextlib.contextmanager
+def unaccepting_port() -> Iterator[int]:
+    """A port where dials hang: its backlog is full."""
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket())
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(sock.getsockname())
+        yield sock.getsockname()[1]
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from memory_engine import MemoryEngine
 from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost
-from sidegate.core.model import External, HostState, Intent, Pair, Rules
-from sidegate.errors import EngineError, HostToolError, LoginFailedError, SubnetTakenError
+from sidegate.core.model import EngineState, External, HostState, Intent, Pair, Rules
+from sidegate.errors import DataPlaneError, EngineError, HostToolError, LoginFailedError, SubnetTakenError
 from sidegate.reconciler.apply import Applier
 from sidegate.reconciler.loop import Loop, Pass
 
@@ -54,6 +54,14 @@ class Node:
 
     def on(self, container: str) -> set[str]:
         return {e.network for e in self.engine.container(container).endpoints}
+
+    def upstreams(self, app: str = "shop") -> list[str]:
+        published = self.data_plane.published()
+        return [upstream.replica for upstream in published.apps[app].upstreams] if published else []
+
+    def unavailable(self) -> str:
+        published = self.data_plane.published()
+        return published.apps["shop"].unavailable if published else ""
 
     @property
     def ours(self) -> list[str]:
@@ -111,6 +119,64 @@ async def test_connect_and_disconnect_leave_nothing_behind(node: Node) -> None:
     assert node.on("db-1") == {HOME}
     assert [c for c in node.host.calls if c.startswith("destroy_sockets")]
     assert (await node.settle()).actions == 0
+
+
+async def test_a_replica_that_is_told_to_stop_is_let_go_of_while_the_engine_is_being_asked(node: Node) -> None:
+    """At once, not when the engine answers; and it is back when it runs on all the same."""
+    other = node.engine.run("shop-2", labels={"sidegate.app": "shop"})
+    await node.settle()
+    gate, observe = asyncio.Event(), node.engine.observe
+
+    async def slow(*, full: bool = False) -> EngineState:
+        await gate.wait()
+        return await observe(full=full)
+
+    node.engine.observe = slow  # type: ignore[method-assign]
+    node.engine.kill(other.id, "SIGHUP")
+    node.engine.kill(other.id, "SIGTERM")
+    await eventually(lambda: node.upstreams() == ["shop-1"])
+    node.engine.kill(node.engine.container("shop-1").id, "SIGTERM")
+    await eventually(lambda: node.unavailable() == "stopping")
+    gate.set()
+    await node.settle()
+    assert node.unavailable() == "stopping"
+    node.engine.update(other.id, stopping=False)
+    await eventually(lambda: node.upstreams() == ["shop-2"])
+    node.engine.restart(node.engine.container("shop-1").id)
+    await eventually(lambda: node.upstreams() == ["shop-1", "shop-2"])
+
+
+async def test_letting_go_that_fails_is_made_up_for_by_the_pass(node: Node) -> None:
+    node.engine.run("shop-2", labels={"sidegate.app": "shop"})
+    await node.settle()
+    node.data_plane.fail_next["publish"] = DataPlaneError("worker 0 does not answer")
+    node.engine.kill(node.engine.container("shop-2").id, "SIGKILL")
+    await eventually(lambda: node.upstreams() == ["shop-1"])
+
+
+async def test_what_the_data_planes_checks_find_flows_into_the_routes(node: Node) -> None:
+    health = {"sidegate.app": "shop", "sidegate.health": "/healthz"}
+    one, two = (node.engine.run(f"web-{n}", labels={**health, "sidegate.app": "web"}) for n in (1, 2))
+    await node.settle()
+    assert node.upstreams("web") == ["web-1", "web-2"]
+    node.data_plane.verdicts = {one.id: "", two.id: "answered 503"}
+    node.loop.wake()
+    await eventually(lambda: node.upstreams("web") == ["web-1"])
+    passed = await node.settle()
+    assert passed.actions == 0
+    assert [str(p) for p in passed.problems] == ["web: web-2 takes no requests: unhealthy: answered 503"]
+    node.data_plane.verdicts[two.id] = ""
+    node.loop.wake()
+    await eventually(lambda: node.upstreams("web") == ["web-1", "web-2"])
+
+
+async def test_modes_and_options_reach_the_workers(node: Node) -> None:
+    node.store.intent = replace(node.store.intent, modes={"shop": "paused"}, options={"shop": {"hsts": "1d"}})
+    await node.settle()
+    published = node.data_plane.published()
+    assert published is not None
+    route = published.apps["shop"]
+    assert (route.mode, published.policies[route.policy].hsts) == ("paused", 86400)
 
 
 async def test_an_event_is_enough_for_a_new_replica(node: Node) -> None:

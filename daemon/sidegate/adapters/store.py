@@ -18,6 +18,7 @@ from sidegate.adapters.store_schema import INTENT_TABLES, MIGRATIONS, read_inten
 from sidegate.core.audit import AuditEntry
 from sidegate.core.env import clashes
 from sidegate.core.model import DatabaseDetails, External, Intent, Pair, Variable
+from sidegate.core.routes import SERVING
 from sidegate.errors import (
     DuplicateConnectionError,
     InvalidInputError,
@@ -173,6 +174,25 @@ class Store:
             )
             if not gone.rowcount:
                 raise NotFoundError(f"{app} has no variable {key}" + (f" for {scope}" if scope else ""))
+
+        return await self._change(change)
+
+    # --- how apps are served
+
+    async def set_app(
+        self, app: str, mode: str | None = None, options: Mapping[str, str | None] | None = None
+    ) -> Intent:
+        """Set an app's mode (None: as it is) and some of its options (None unsets one), together or not at all."""
+
+        def change(db: sqlite3.Connection) -> None:
+            if mode is not None:
+                db.execute("DELETE FROM modes WHERE app = ?", (app,))
+            if mode is not None and mode != SERVING:
+                db.execute("INSERT INTO modes VALUES (?, ?)", (app, mode))
+            for name, value in (options or {}).items():
+                db.execute("DELETE FROM options WHERE app = ? AND name = ?", (app, name))
+                if value is not None:
+                    db.execute("INSERT INTO options VALUES (?, ?, ?)", (app, name, value))
 
         return await self._change(change)
 

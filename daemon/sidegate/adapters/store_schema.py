@@ -50,9 +50,22 @@ MIGRATIONS: tuple[str, ...] = (
         outcome TEXT NOT NULL
     );
     """,
+    """
+    CREATE TABLE modes (
+        app TEXT PRIMARY KEY NOT NULL,
+        mode TEXT NOT NULL CHECK (mode IN ('paused', 'maintenance'))
+    ) WITHOUT ROWID;
+
+    CREATE TABLE options (
+        app TEXT NOT NULL,
+        name TEXT NOT NULL,
+        value TEXT NOT NULL,
+        PRIMARY KEY (app, name)
+    ) WITHOUT ROWID;
+    """,
 )
 
-INTENT_TABLES = ("connections", "externals", "databases", "variables", "claims")
+INTENT_TABLES = ("connections", "externals", "databases", "variables", "claims", "modes", "options")
 
 
 def read_intent(db: sqlite3.Connection) -> Intent:
@@ -62,6 +75,9 @@ def read_intent(db: sqlite3.Connection) -> Intent:
         "SELECT app, key, value, scope, source, secret FROM variables ORDER BY id"
     ):
         variables.setdefault(app, []).append(Variable(key, value, scope, source, bool(secret)))
+    options: dict[str, dict[str, str]] = {}
+    for app, name, value in db.execute("SELECT app, name, value FROM options ORDER BY app, name"):
+        options.setdefault(app, {})[name] = value
     return Intent(
         connections=frozenset(Pair(a, b) for a, b in db.execute("SELECT a, b FROM connections")),
         externals=MappingProxyType(
@@ -80,4 +96,6 @@ def read_intent(db: sqlite3.Connection) -> Intent:
         ),
         env=MappingProxyType({app: tuple(of_app) for app, of_app in variables.items()}),
         claims=MappingProxyType(dict(db.execute("SELECT domain, app FROM claims ORDER BY domain").fetchall())),
+        modes=MappingProxyType(dict(db.execute("SELECT app, mode FROM modes ORDER BY app").fetchall())),
+        options=MappingProxyType({app: MappingProxyType(of_app) for app, of_app in options.items()}),
     )

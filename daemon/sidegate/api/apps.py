@@ -1,19 +1,26 @@
-"""The verbs of apps: ls, show, and their variables: env ls, env export."""
+"""The verbs of apps: ls, show, what changes how they are served, and their variables: env ls, env export."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidegate.api import schemas
 from sidegate.api.names import require_app
 from sidegate.api.world import World
+from sidegate.core.desired import given_options
 from sidegate.core.env import check_scope, export, select
 from sidegate.core.labels import APP, DEFAULT_APP_PORT, INSTANCE, App
 from sidegate.core.model import DEFAULT_INSTANCE, Container, Rules
-from sidegate.core.routes import AppRoute
+from sidegate.core.options import OPTIONS, check_options
+from sidegate.core.plan import PublishRoutes
+from sidegate.core.routes import MAINTENANCE, PAUSED, SERVING, AppRoute
+from sidegate.errors import InvalidInputError, SidegateError
+
+MODES = (SERVING, PAUSED, MAINTENANCE)
 
 
 @dataclass(frozen=True, slots=True)
 class AppVerbs:
-    """Looks only; nothing here changes anything."""
+    """What apps there are, and how each is served."""
 
     world: World
 
@@ -26,8 +33,47 @@ class AppVerbs:
         """One app with its replicas. Raises NotFoundError."""
         return self._view(await require_app(self.world, name))
 
-    def _view(self, name: str) -> schemas.AppView:
+    async def change(self, name: str, asked: schemas.AppRequest) -> schemas.AppView:
+        """Set the mode and options; returns once every worker goes by them. They outlive restarts.
+
+        Raises NotFoundError, InvalidInputError naming everything that is wrong, StoreError, DataPlaneError; then
+        everything is as it was.
+        """
+        await require_app(self.world, name)
+        self._check(name, asked)
+        async with self.world.writing:
+            before = self._served(name, asked.options)
+            await self.world.store.set_app(name, asked.mode, asked.options)
+        after = self._served(name, asked.options)
+        try:
+            passed = await self.world.settle()
+            failure = next((f.error for f in passed.failures if isinstance(f.action, PublishRoutes)), None)
+        except SidegateError as error:
+            failure = error
+        if failure is not None:
+            async with self.world.writing:
+                if self._served(name, asked.options) == after:  # nobody changed it meanwhile
+                    await self.world.store.set_app(name, before[0], before[1])
+            self.world.loop.wake()
+            raise failure
+        return self._view(name, _notes(name, before[0], asked))
+
+    def _check(self, name: str, asked: schemas.AppRequest) -> None:
+        if asked.mode is None and not asked.options:
+            raise InvalidInputError("nothing to change: give a mode or options")
+        if asked.mode not in (None, *MODES):
+            raise InvalidInputError(f"mode {asked.mode!r} is none of {', '.join(MODES)}")
+        check_options(asked.options, self.world.intent.options.get(name, ()))
+
+    def _served(self, name: str, options: Mapping[str, object]) -> tuple[str, dict[str, str | None]]:
+        """The mode, and what is kept of these options."""
+        intent = self.world.intent
+        kept = intent.options.get(name, {})
+        return intent.modes.get(name, SERVING), {option: kept.get(option) for option in options}
+
+    def _view(self, name: str, notes: list[str] | None = None) -> schemas.AppView:
         world, app, route = self.world, self._app(name), self._route(name)
+        desired = world.loop.last.desired
         addresses = {upstream.replica: upstream.address for upstream in route.upstreams}
         return schemas.AppView(
             name=name,
@@ -38,6 +84,7 @@ class AppVerbs:
                     health=replica.container.health or None,
                     address=addresses.get(replica.container.name),
                     port=replica.port,
+                    fault=desired.waiting.get(replica.container.id),
                 )
                 for replica in app.replicas
             ],
@@ -48,7 +95,21 @@ class AppVerbs:
             unavailable=route.unavailable or None,
             env=sorted({variable.key for variable in world.intent.env.get(name, ())}),
             problems=world.problems(name),
+            mode=world.intent.modes.get(name, SERVING),
+            options=self._options(name),
+            notes=notes or [],
         )
+
+    def _options(self, name: str) -> list[schemas.OptionView]:
+        given, commanded = (
+            given_options(self._app(name), self.world.intent, []),
+            self.world.intent.options.get(name, {}),
+        )
+        return [
+            schemas.OptionView(name=option, value=given[option], source="command" if option in commanded else "label")
+            for option in OPTIONS
+            if option in given
+        ]
 
     def _app(self, name: str) -> App:
         return self.world.discovery.apps.get(name) or App(name)
@@ -100,6 +161,16 @@ class EnvVerbs:
         replicas = self.world.discovery.apps.get(app, App(app)).replicas
         values.setdefault("PORT", str(replicas[0].port if replicas else DEFAULT_APP_PORT))
         return export(values, form)
+
+
+def _notes(name: str, before: str, asked: schemas.AppRequest) -> list[str]:
+    """What a change of the mode ended, and what it does not do."""
+    notes = []
+    if before == PAUSED and asked.mode == MAINTENANCE:
+        notes.append(f"{name} was paused: that is over, requests that waited get a 503")
+    if before == MAINTENANCE and asked.mode == PAUSED:
+        notes.append(f"{name} was in maintenance: that is over, requests wait now")
+    return notes
 
 
 def start_command(app: str, rules: Rules) -> str:

@@ -62,6 +62,18 @@ class Call:
         return self.named(asked) if self.named else (self.verbs[0], " ".join(asked.path.values()))
 
 
+def _app_named(asked: Asked) -> tuple[str, str]:
+    """`app set` and `app unset` with what they change; else the verb of the mode."""
+    app, body = asked.path["app"], asked.body
+    if body is None:
+        return "app set", app
+    changes = [name if value is None else f"{name}={value}" for name, value in body.options.items()]
+    if not changes:
+        return {"paused": "app pause", "maintenance": "app maintenance"}.get(body.mode, "app resume"), app
+    verb = "app unset" if body.mode is None and not any(body.options.values()) else "app set"
+    return verb, " ".join([app, *([f"mode={body.mode}"] if body.mode else []), *changes])
+
+
 async def _env(commands: Commands, asked: Asked) -> Any:
     app, query = asked.path["app"], asked.query
     if query.format is None:
@@ -96,6 +108,10 @@ async def _disconnect(commands: Commands, asked: Asked) -> schemas.Disconnected:
     return await commands.connections.disconnect(path["a"], path["b"], keep_variables=keep)
 
 
+async def _authority(commands: Commands, _: Asked) -> Text:
+    return Text(await commands.certificates.authority(), "text/plain")
+
+
 CALLS: tuple[Call, ...] = (
     Call("GET", "/v1/status", ("status",), "How the daemon is", schemas.Status, lambda c, a: c.node.status()),
     Call("GET", "/v1/apps", ("app ls",), "Every app", list[schemas.AppView], lambda c, a: c.apps.ls()),
@@ -106,6 +122,17 @@ CALLS: tuple[Call, ...] = (
         "One app with its replicas",
         schemas.AppView,
         lambda c, a: c.apps.show(a.path["app"]),
+    ),
+    Call(
+        "PATCH",
+        "/v1/apps/{app}",
+        ("app set", "app unset", "app pause", "app resume", "app maintenance"),
+        "Set an app's options, pause it, or put it into maintenance",
+        schemas.AppView,
+        lambda c, a: c.apps.change(a.path["app"], a.body),
+        body=schemas.AppRequest,
+        audited=_always,
+        named=_app_named,
     ),
     Call(
         "GET",
@@ -215,6 +242,41 @@ CALLS: tuple[Call, ...] = (
         schemas.Disconnected,
         _disconnect,
         query=schemas.DisconnectQuery,
+        audited=_always,
+    ),
+    Call(
+        "GET",
+        "/v1/certificates",
+        ("cert ls",),
+        "Every certificate that is presented, and files that cannot be",
+        list[schemas.CertificateView],
+        lambda c, a: c.certificates.ls(),
+    ),
+    Call(
+        "GET",
+        "/v1/certificates/authority",
+        ("cert ca",),
+        "The local authority's certificate, as PEM",
+        str,
+        _authority,
+    ),
+    Call(
+        "PUT",
+        "/v1/certificates/{name}",
+        ("cert add",),
+        "Keep a certificate and its key, and present them",
+        schemas.CertificateView,
+        lambda c, a: c.certificates.add(a.path["name"], a.body),
+        body=schemas.CertificateRequest,
+        audited=_always,
+    ),
+    Call(
+        "DELETE",
+        "/v1/certificates/{name}",
+        ("cert rm",),
+        "Remove a certificate that was added",
+        schemas.CertificateRemoved,
+        lambda c, a: c.certificates.rm(a.path["name"]),
         audited=_always,
     ),
     Call(

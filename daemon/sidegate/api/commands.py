@@ -1,6 +1,7 @@
 """Every verb, implemented once. The control API, the command line behind it and later the page are doors to this."""
 
 from sidegate.api.apps import AppVerbs, EnvVerbs
+from sidegate.api.certificates import CertificateVerbs
 from sidegate.api.connections import ConnectionVerbs
 from sidegate.api.databases import DatabaseVerbs
 from sidegate.api.external import ExternalVerbs
@@ -21,4 +22,5 @@ class Commands:
         self.env = EnvVerbs(world)
         self.externals = ExternalVerbs(world)
         self.databases = DatabaseVerbs(world, self.externals)
+        self.certificates = CertificateVerbs(world)
         self.connections = ConnectionVerbs(world)

@@ -51,6 +51,7 @@ class NodeVerbs:
             ),
             pool=self._pool(),
             problems=world.problems(),
+            held=dict(world.intent.modes),
         )
 
     async def audit(self, limit: int = 50) -> list[schemas.AuditView]:

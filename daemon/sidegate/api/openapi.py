@@ -32,6 +32,8 @@ def document(version: str) -> dict[str, Any]:
 
 def _operation(call: Call, by_kind: dict[str, Any]) -> dict[str, Any]:
     content = {"application/json": {"schema": by_kind[repr(call.result)]}}
+    if call.result is str:
+        content = {"text/plain": {"schema": {"type": "string"}}}
     if "env export" in call.verbs:
         content["text/plain"] = {"schema": {"type": "string"}}
         content["application/json"]["schema"] = {

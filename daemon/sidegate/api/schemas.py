@@ -83,7 +83,7 @@ class PoolView(Result):
 
 
 class Status(Result):
-    """How the daemon is. `degraded`: there are problems. `uptime` in seconds."""
+    """How the daemon is. `degraded`: there are problems. `uptime` in seconds. `held`: app -> paused or maintenance."""
 
     version: str
     uptime: float
@@ -95,6 +95,7 @@ class Status(Result):
     last_pass: PassView
     pool: PoolView
     problems: list[ProblemView]
+    held: dict[str, str]
 
 
 class AuditView(Result):
@@ -126,17 +127,36 @@ class Purged(Result):
 
 
 class ReplicaView(Result):
-    """One container of an app. `address` is where requests go, null when they cannot."""
+    """One container of an app. `address` is where requests go, null when they do not; `fault` says why then."""
 
     container: str
     state: str
     health: str | None
     address: str | None
     port: int
+    fault: str | None
+
+
+class OptionView(Result):
+    """An option of an app that was given, by a `label` or, which wins, by a `command`."""
+
+    name: str
+    value: str
+    source: str
+
+
+class AppRequest(Request):
+    """`mode` is serving, paused or maintenance; `options` by name, null unsets one. What is left out stays."""
+
+    mode: str | None = None
+    options: dict[str, str | None] = {}
 
 
 class AppView(Result):
-    """`unavailable` says why no replica takes requests, null when one does; `serving` are how many do."""
+    """`unavailable` says why no replica takes requests, null when one does; `serving` are how many do.
+
+    `mode` is serving, paused (requests wait) or maintenance (they get a 503). `notes`: what a change brought with it.
+    """
 
     name: str
     replicas: list[ReplicaView]
@@ -147,6 +167,9 @@ class AppView(Result):
     unavailable: str | None
     env: list[str]
     problems: list[ProblemView]
+    mode: str
+    options: list[OptionView]
+    notes: list[str] = []
 
 
 # --- databases -----------------------------------------------------------------------------------------------------
@@ -325,6 +348,31 @@ class Disconnected(Result):
     detached: list[str]
     variables_removed: list[str]
     variables_kept: list[str]
+
+
+# --- certificates --------------------------------------------------------------------------------------------------
+
+
+class CertificateView(Result):
+    """`source` is file or local authority; `name` null for the authority's, `expires` for a file that is of no use."""
+
+    name: str | None
+    names: list[str]
+    source: str
+    issuer: str | None
+    expires: float | None
+    used_by: list[str]
+    problems: list[str]
+
+
+class CertificateRequest(Request):
+    chain: str
+    key: str
+
+
+class CertificateRemoved(Result):
+    name: str
+    names: list[str]
 
 
 # --- variables -----------------------------------------------------------------------------------------------------

@@ -44,6 +44,10 @@ class Store(Protocol):
 
     async def set_database_details(self, name: str, details: DatabaseDetails) -> Intent: ...
 
+    async def set_app(
+        self, app: str, mode: str | None = None, options: Mapping[str, str | None] | None = None
+    ) -> Intent: ...
+
     async def purge(self) -> Intent: ...
 
     async def append_audit(self, entry: AuditEntry) -> None: ...
@@ -124,6 +128,19 @@ class Logins(Protocol):
         """One real login. Raises LoginFailedError with the server's reason."""
 
 
+class CertificateFiles(Protocol):
+    """The directory of certificates, and the local authority's own."""
+
+    async def add(self, name: str, chain: str, key: str) -> None:
+        """Raises RefusedError, InvalidInputError, StoreError; then nothing is kept."""
+
+    async def remove(self, name: str) -> None:
+        """Raises RefusedError, NotFoundError, StoreError."""
+
+    async def authority(self) -> str:
+        """Its certificate in PEM. Raises CertificateError."""
+
+
 class DataPlane(Protocol):
     """What the data plane tells about itself."""
 
@@ -156,6 +173,8 @@ class World:
     version: str
     external_ports: range
     http_port: int
+    certificates: CertificateFiles | None = None
+    """None: no TLS."""
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held from a check to the write that rests on it, never while a pass is awaited."""
 

@@ -32,6 +32,7 @@ def _show_status(found: schemas.Status) -> None:
             ("engine", f"Docker {engine.version or '(version unknown)'}" if engine.connected else engine.fault),
             ("workers", ", ".join(f"{w.slot}: {w.state} (pid {w.pid})" for w in found.workers)),
             ("apps", counts.apps),
+            ("held", [f"{app} ({mode})" for app, mode in found.held.items()]),
             ("databases", counts.databases),
             ("connections", f"{counts.connections} internal, {counts.external_on} external on"),
             ("last pass", f"{tables.when(last.finished)}, {last.seconds * 1000:.0f} ms" if last.finished else None),

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from sidegate.core.certificates import Assignment
 from sidegate.core.domains import assign_domains
-from sidegate.core.labels import END_A, END_B, INSTANCE, MANAGED, Database, Discovery, discover
+from sidegate.core.labels import END_A, END_B, INSTANCE, MANAGED, App, Database, Discovery, discover
 from sidegate.core.model import (
     DEFAULT_BRIDGE,
     Container,
@@ -16,7 +17,8 @@ from sidegate.core.model import (
     Problem,
     Rules,
 )
-from sidegate.core.routes import AppRoute, Routes
+from sidegate.core.options import ADD, KEEP, OPTIONS, WWW, option_fault, policy_of
+from sidegate.core.routes import SERVING, AppRoute, Policy, Routes
 from sidegate.core.routing import Reachability, app_route, build_routes, database_target
 
 
@@ -47,15 +49,18 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """`forwarders`: database -> public port. `claims`: what the store should remember of domains."""
+    """`forwarders`: database -> public port. `waiting`: container id -> why it takes no requests of its app, in words
+    for the operator. `claims`: what the store should remember of domains. `certificates`: None where TLS is off."""
 
     discovery: Discovery
     networks: Mapping[str, DesiredNetwork] = field(default_factory=dict)
     forwarders: Mapping[str, int] = field(default_factory=dict)
     routes: Routes = field(default_factory=Routes)
+    waiting: Mapping[str, str] = field(default_factory=dict)
     departures: tuple[Departure, ...] = ()
     claims: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    certificates: Assignment | None = None
 
 
 def pair_network(pair: Pair, rules: Rules) -> str:
@@ -89,11 +94,18 @@ def join_fault(container: Container) -> str:
 
 
 def desire(
-    intent: Intent, state: EngineState, rules: Rules, *, gone: Collection[str] = (), engine_up: bool = True
+    intent: Intent,
+    state: EngineState,
+    rules: Rules,
+    *,
+    gone: Collection[str] = (),
+    engine_up: bool = True,
+    health: Mapping[str, str] | None = None,
 ) -> Desired:
     """Pure and total: whatever is wrong with a container or a label becomes a problem, never an exception.
 
-    `gone`: apps without containers for so long that their domains are free again.
+    `gone`: apps without containers for so long that their domains are free again. `health`: what active checks found,
+    container id -> fault.
     """
     discovery = discover(state.containers, rules)
     problems = list(discovery.problems)
@@ -108,11 +120,16 @@ def desire(
     problems += contested
     for name, database in discovery.databases.items():
         problems += _openings(name, database, state, rules)
+    waiting: dict[str, str] = {}
+    routes = _routes(
+        intent, discovery, state, rules, claims, problems, waiting, engine_up=engine_up, health=health or {}
+    )
     return Desired(
         discovery=discovery,
         networks=networks,
         forwarders={name: e.port for name, e in sorted(intent.externals.items()) if e.enabled},
-        routes=_routes(intent, discovery, state, rules, claims, problems, engine_up=engine_up),
+        routes=routes,
+        waiting=waiting,
         departures=_departures(discovery, state, rules),
         claims=claims,
         problems=tuple(sorted(set(problems))),
@@ -150,8 +167,10 @@ def _routes(
     rules: Rules,
     claims: Mapping[str, str],
     problems: list[Problem],
+    waiting: dict[str, str],
     *,
     engine_up: bool,
+    health: Mapping[str, str],
 ) -> Routes:
     where = Reachability.of(state, frozenset(n.name for n in state.networks if is_ours(n, rules)))
     needs: dict[str, set[str]] = {}
@@ -159,13 +178,54 @@ def _routes(
         for end in (pair.a, pair.b):
             needs.setdefault(end, set()).add(pair_network(pair, rules))
     app_routes: dict[str, AppRoute] = {}
-    for name, app in discovery.apps.items():
-        app_routes[name], faults = app_route(app, where, frozenset(needs.get(name, ())))
-        problems += faults
-    for name in sorted(known_apps(intent, discovery) - set(app_routes)):
-        app_routes[name] = AppRoute(unavailable="has no containers")
+    policies: dict[Policy, int] = {rules.policy: 0}
+    www: dict[str, str] = {}
+    for name in sorted(known_apps(intent, discovery)):
+        app = discovery.apps.get(name) or App(name)
+        options = given_options(app, intent, problems)
+        policy = policy_of(options, rules.policy)
+        if policy.https_redirect and not rules.tls:
+            policy = replace(policy, https_redirect=False)
+            problems.append(Problem(name, "is not redirected to HTTPS, which is off: set https_port in the settings"))
+        www[name] = options.get(WWW, KEEP)
+        if www[name] == ADD and not any(domain.host.startswith("www.") for domain in app.domains):
+            problems.append(Problem(name, "www=add does nothing: add a domain that begins with www. to its labels"))
+        served = app_route(
+            app,
+            where,
+            frozenset(needs.get(name, ())),
+            health=health if policy.health else None,
+            mode=intent.modes.get(name, SERVING),
+            policy=policies.setdefault(policy, len(policies)),
+        )
+        app_routes[name] = served.route
+        waiting |= served.waiting
+        problems += served.problems
+    if rules.default_app and rules.default_app not in app_routes:
+        problems.append(Problem(rules.default_app, "is default_app in the settings, but there is no app of that name"))
     targets = {name: database_target(db, home_network(name, rules)) for name, db in discovery.databases.items()}
-    return build_routes(app_routes, claims, targets, rules.base_domain, engine_up=engine_up)
+    return build_routes(
+        app_routes,
+        claims,
+        targets,
+        rules.base_domain,
+        engine_up=engine_up,
+        www=www,
+        default_app=rules.default_app,
+        policies=tuple(policies),
+    )
+
+
+def given_options(app: App, intent: Intent, problems: list[Problem]) -> dict[str, str]:
+    """What was said of an app's options, by labels and, which wins, by command; all of it can be read."""
+    given = dict(app.options)
+    for option, text in intent.options.get(app.name, {}).items():
+        if option not in OPTIONS or option_fault(option, text):  # kept by another version
+            why = f"the option {option}={text} means nothing to this version: sidegate app unset {app.name} {option}"
+            problems.append(Problem(app.name, why))
+        else:
+            given[option] = text
+    return given
 
 
 def known_databases(intent: Intent, discovery: Discovery) -> frozenset[str]:
@@ -174,9 +234,10 @@ def known_databases(intent: Intent, discovery: Discovery) -> frozenset[str]:
 
 
 def known_apps(intent: Intent, discovery: Discovery) -> frozenset[str]:
-    """Apps that run, and names that were connected, given variables or hold a domain and are no database."""
+    """Apps that run, and names that were connected, given variables, options or a mode, or hold a domain, and are no
+    database."""
     named = {end for pair in intent.connections for end in (pair.a, pair.b)}
-    named |= set(intent.env) | set(intent.claims.values())
+    named |= set(intent.env) | set(intent.claims.values()) | set(intent.modes) | set(intent.options)
     return (frozenset(discovery.apps) | named) - known_databases(intent, discovery)
 
 

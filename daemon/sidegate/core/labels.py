@@ -7,19 +7,20 @@ built the image wrote it, and could join somebody else's app) unless `trust_imag
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from sidegate.core.database_engines import DATABASE_ENGINES
 from sidegate.core.model import DATABASE_PORT, DEFAULT_INSTANCE, Container, Problem, Rules, name_fault
+from sidegate.core.options import OPTIONS, option_fault
 from sidegate.errors import FixedPortError
 
 PREFIX = "sidegate."
 APP, DATABASE, ENGINE = "sidegate.app", "sidegate.database", "sidegate.engine"
-PORT, DOMAINS, HEALTH = "sidegate.port", "sidegate.domains", "sidegate.health"
+PORT, DOMAINS = "sidegate.port", "sidegate.domains"
 NETWORK, PHASE, ENABLE = "sidegate.network", "sidegate.phase", "sidegate.enable"
 MANAGED, INSTANCE = "sidegate.managed", "sidegate.instance"
-KNOWN = frozenset({APP, DATABASE, ENGINE, PORT, DOMAINS, HEALTH, NETWORK, PHASE, ENABLE})
+KNOWN = frozenset({APP, DATABASE, ENGINE, PORT, DOMAINS, NETWORK, PHASE, ENABLE, *(PREFIX + name for name in OPTIONS)})
 END_A, END_B = "sidegate.end.a", "sidegate.end.b"
 SWARM_TASK = "com.docker.swarm.task.id"
 
@@ -50,12 +51,15 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A web program under one name; `replicas` in order of creation."""
+    """A web program under one name; `replicas` in order of creation.
+
+    `options` are those that labels give, each with a value that can be read; the youngest replica's counts.
+    """
 
     name: str
     replicas: tuple[Replica, ...] = ()
     domains: tuple[Domain, ...] = ()
-    health: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +194,7 @@ def app_port(container: Container, labels: Mapping[str, str]) -> int:
 
 def _app(name: str, members: list[tuple[Replica, Mapping[str, str]]], problems: list[Problem]) -> App:
     domains: dict[Domain, None] = {}
-    health = ""
+    options: dict[str, str] = {}
     for replica, labels in members:
         for text in filter(None, (part.strip() for part in labels.get(DOMAINS, "").split(","))):
             domain = parse_domain(text)
@@ -200,12 +204,13 @@ def _app(name: str, members: list[tuple[Replica, Mapping[str, str]]], problems: 
                 problems.append(Problem(replica.container.name, f"{fault}: {hint}"))
             else:
                 domains[domain] = None
-        path = labels.get(HEALTH, "")
-        if path and not (path.startswith("/") and path.isprintable()):
-            problems.append(Problem(replica.container.name, f"{HEALTH}={path!r} is not a path: begin it with /"))
-        else:
-            health = path or health
-    return App(name, tuple(replica for replica, _ in members), tuple(domains), health)
+        for option in OPTIONS:
+            text = labels.get(PREFIX + option, "")
+            if text and (why := option_fault(option, text)):
+                problems.append(Problem(replica.container.name, f"ignored {PREFIX}{option}: {why}"))
+            elif text:
+                options[option] = text
+    return App(name, tuple(replica for replica, _ in members), tuple(domains), options)
 
 
 def parse_domain(text: str) -> Domain | None:

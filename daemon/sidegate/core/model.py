@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Self
 
+from sidegate.core.routes import Policy
 from sidegate.errors import InvalidInputError
 
 DATABASE_PORT = 3306
@@ -61,7 +62,8 @@ class Container:
 
     `state` is the engine's word (created, running, paused, restarting, exited, removing, dead); `health` is empty
     without a health check, else starting, healthy or unhealthy; `network_mode` is default, bridge, host, none,
-    container:<id> or a network's name; `created` is RFC 3339 in UTC, so that strings sort by time.
+    container:<id> or a network's name; `created` is RFC 3339 in UTC, so that strings sort by time. `stopping`: it was
+    told to end and still runs; its state does not show that.
     """
 
     id: str
@@ -79,6 +81,7 @@ class Container:
     links: tuple[str, ...] = ()
     pid: int = 0
     created: str = ""
+    stopping: bool = False
 
     def endpoint(self, network: str) -> Endpoint | None:
         """This container's endpoint on `network`, if it has one."""
@@ -194,6 +197,10 @@ class Intent:
     env: Mapping[str, tuple[Variable, ...]] = field(default_factory=dict)
     claims: Mapping[str, str] = field(default_factory=dict)
     """domain (host, or host/path) -> the app that holds it"""
+    modes: Mapping[str, str] = field(default_factory=dict)
+    """app -> paused or maintenance; one that serves is not there"""
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """app -> option -> value, as text; they win over labels"""
 
 
 # --- settings of the core --------------------
@@ -201,7 +208,11 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The settings that the pure core needs. `subnet_prefix` is the length of each network's subnet."""
+    """The settings that the pure core needs.
+
+    `subnet_prefix` is the length of each network's subnet; `policy` is how requests are treated where an app's options
+    do not say; `default_app` answers where nobody else does (empty: nobody); `tls`: there is HTTPS to redirect to.
+    """
 
     instance: str = DEFAULT_INSTANCE
     base_domain: str = "localhost"
@@ -209,6 +220,9 @@ class Rules:
     trust_image_labels: bool = False
     pool: IPv4Network = DEFAULT_POOL
     subnet_prefix: int = 27
+    policy: Policy = field(default_factory=Policy)
+    default_app: str = ""
+    tls: bool = True
 
     @property
     def endpoints_per_network(self) -> int:

@@ -10,6 +10,7 @@ from ipaddress import IPv4Network
 from itertools import groupby
 from typing import ClassVar
 
+from sidegate.core.certificates import CertificateSet
 from sidegate.core.model import Container
 from sidegate.core.routes import Routes
 
@@ -195,8 +196,42 @@ class InstallFastPath(Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishRoutes(Action):
+class IssueCertificates(Action):
+    """Have the local authority issue for these names."""
+
     rank: ClassVar[int] = 0
+    essential: ClassVar[bool] = False
+    names: tuple[str, ...] = field(repr=False)
+
+    @property
+    def chain(self) -> str:
+        return "routes"
+
+    @property
+    def what(self) -> str:
+        return f"issue {len(self.names)} certificates" if len(self.names) > 1 else "issue a certificate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishCertificates(Action):
+    """Before the routes: a new host has its certificate when its route appears. HTTP does not wait for a failed one."""
+
+    rank: ClassVar[int] = 1
+    essential: ClassVar[bool] = False
+    certificates: CertificateSet = field(repr=False)
+
+    @property
+    def chain(self) -> str:
+        return "routes"
+
+    @property
+    def what(self) -> str:
+        return "publish certificates"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishRoutes(Action):
+    rank: ClassVar[int] = 2
     routes: Routes = field(repr=False)
 
     @property

@@ -3,10 +3,11 @@ planning again plans nothing."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 from itertools import islice
 
+from sidegate.core.certificates import DEFAULT_LEAF, CertificateSet
 from sidegate.core.desired import Desired, DesiredNetwork, is_ours
 from sidegate.core.labels import END_A, END_B
 from sidegate.core.model import DEFAULT_BRIDGE, Container, EngineState, HostState, Network, Problem, Rules
@@ -20,9 +21,11 @@ from sidegate.core.plan import (
     DisconnectContainer,
     ForgetFlows,
     InstallFastPath,
+    IssueCertificates,
     KillSessions,
     OpenForwarder,
     Plan,
+    PublishCertificates,
     PublishRoutes,
     RemoveNetwork,
     ResetSockets,
@@ -46,6 +49,7 @@ class Observed:
     routes: Routes | None = None
     bad_subnets: Collection[str] = ()
     engine_up: bool = True
+    certified: CertificateSet | None = None
 
 
 def reconcile(desired: Desired, observed: Observed, rules: Rules) -> tuple[Plan, list[Problem]]:
@@ -77,6 +81,15 @@ def _close_forwarders(desired: Desired, observed: Observed, rules: Rules) -> Ite
 
 
 def _publish(desired: Desired, observed: Observed) -> Iterator[Action]:
+    wanted = desired.certificates
+    if wanted and wanted.missing and not (wanted.state.issuing or wanted.state.fault):
+        names = [name for name in wanted.missing if name != DEFAULT_LEAF]
+        named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        yield IssueCertificates(names=wanted.missing, cause=f"no file has one for {named or 'unknown names'}")
+        return  # the rest comes in the next round, with what was issued
+    if wanted and observed.certified != wanted.presented:
+        change = _certified_difference(observed.certified or CertificateSet(), wanted.presented)
+        yield PublishCertificates(certificates=wanted.presented, cause=change)
     if observed.routes != desired.routes:
         yield PublishRoutes(routes=desired.routes, cause=_difference(observed.routes or Routes(), desired.routes))
 
@@ -96,6 +109,8 @@ def _difference(old: Routes, new: Routes) -> str:
             continue
         if after is None:
             parts.append(f"{name} is gone")
+        elif before and replace(before, mode=after.mode, policy=after.policy) == after:
+            parts.append(f"{name} is {after.mode}" if before.mode != after.mode else f"{name} has other options")
         elif after.upstreams:
             served = ", ".join(f"{u.replica} ({u.address}:{u.port})" for u in after.upstreams)
             parts.append(f"{name} is served by {served}")
@@ -105,11 +120,25 @@ def _difference(old: Routes, new: Routes) -> str:
         if old.databases.get(name) != new.databases.get(name):
             target = new.databases.get(name) or DatabaseTarget()
             parts.append(f"{name} is at {target.address}:{target.port}" if target.address else f"{name} is away")
-    if (old.hosts, old.wildcards) != (new.hosts, new.wildcards) and not parts:
+    if (old.hosts, old.wildcards, old.default_app) != (new.hosts, new.wildcards, new.default_app) and not parts:
         parts.append("domains changed")
+    if old.policies != new.policies and not parts:
+        parts.append("options changed")
     if old.engine_up != new.engine_up:
         parts.append("the engine answers again" if new.engine_up else "the engine does not answer")
     return "; ".join(parts) or "first routes"
+
+
+def _certified_difference(old: CertificateSet, new: CertificateSet) -> str:
+    """How many certificates came and went, in one line."""
+    parts = []
+    if came := len(new.pairs.keys() - old.pairs.keys()):
+        parts.append(f"{came} new")
+    if went := len(old.pairs.keys() - new.pairs.keys()):
+        parts.append(f"{went} no longer needed")
+    if old.ticket_key != new.ticket_key:
+        parts.append("a new ticket key")
+    return ", ".join(parts) or "names changed"
 
 
 def _state(unavailable: str) -> str:

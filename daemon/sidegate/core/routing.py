@@ -1,13 +1,17 @@
 """From apps and databases to the routing snapshot: which replicas can be dialled, where, and if none, why."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
-from sidegate.core.labels import App, Database, Replica, parse_domain
+from sidegate.core.labels import App, Database, Domain, Replica, parse_domain
 from sidegate.core.model import DEFAULT_BRIDGE, Container, EngineState, Problem
-from sidegate.core.routes import AppRoute, DatabaseTarget, PathRoute, Routes, Upstream
+from sidegate.core.options import ADD, REMOVE
+from sidegate.core.routes import SERVING, AppRoute, DatabaseTarget, PathRoute, Policy, Routes, Upstream
 
 HOST_ADDRESS = "127.0.0.1"
+STARTING, UNHEALTHY, CONNECTING = "starting", "unhealthy", "connecting"
+REASONS = (STARTING, UNHEALTHY, "cannot be reached", "paused", "stopping", "stopped")
+"""Why an app is unavailable, in words for visitors; of several the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,38 +56,93 @@ def dial_address(container: Container, wanted: str, where: Reachability) -> tupl
     return best.address, ""
 
 
-def app_route(app: App, where: Reachability, needs: frozenset[str]) -> tuple[AppRoute, list[Problem]]:
-    """An app's upstreams. `needs`: networks that a replica must be on before it takes traffic (B2), unless none is,
-    since a connection added to running containers must not interrupt them."""
-    problems: list[Problem] = []
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An app's route, and for each of its containers that takes no requests (by id) why, in words for the operator."""
+
+    route: AppRoute
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+def app_route(
+    app: App,
+    where: Reachability,
+    needs: frozenset[str],
+    *,
+    health: Mapping[str, str] | None = None,
+    mode: str = SERVING,
+    policy: int = 0,
+) -> Served:
+    """Who takes an app's requests.
+
+    `needs`: networks that a replica must be on before it does (B2), unless none is, since a connection added to running
+    containers must not interrupt them. `health`: what the data plane's checks say (container id -> fault), None for an
+    app that has none; a replica that was not checked yet waits while another is known to be well. Who only waits rests:
+    what it has in hand goes on. One that was told to stop is let go of, with the time to finish what it has.
+    """
     ready: list[tuple[Replica, Upstream]] = []
+    waiting: dict[str, str] = {}
     reasons: list[str] = []
+    problems: list[Problem] = []
     for replica in app.replicas:
         container = replica.container
         if reason := _not_ready(container):
             reasons.append(reason)
+            waiting[container.id] = reason
             continue
         address, fault = dial_address(container, replica.network, where)
         if fault:
             problems.append(Problem(app.name, fault))
             reasons.append("cannot be reached")
+            waiting[container.id] = fault
         else:
-            ready.append((replica, Upstream(container.name, address, replica.port)))
-    attached = [upstream for replica, upstream in ready if all(replica.container.endpoint(n) for n in needs)]
-    upstreams = attached or [upstream for _, upstream in ready]
-    order = ("starting", "unhealthy", "cannot be reached", "paused", "stopped")
-    why = min(reasons, key=order.index) if reasons else "has no containers"
-    return AppRoute(tuple(upstreams), "" if upstreams else why), problems
+            ready.append((replica, Upstream(container.name, address, replica.port, container.id)))
+    serving = _attached(ready, needs, waiting)
+    for replica, _ in serving:
+        container = replica.container
+        if container.health == "unhealthy":
+            waiting[container.id] = f"{UNHEALTHY}: the container's own health check fails"
+        elif health is not None and (found := health.get(container.id)):
+            waiting[container.id] = f"{UNHEALTHY}: {found}"
+    problems += [
+        Problem(app.name, f"{replica.container.name} takes no requests: {why}")
+        for replica, _ in serving
+        if (why := waiting.get(replica.container.id, ""))
+    ]
+    fit = [(replica, upstream) for replica, upstream in serving if upstream.id not in waiting]
+    if health is not None and any(upstream.id in health for _, upstream in fit):
+        waiting |= {upstream.id: STARTING for _, upstream in fit if upstream.id not in health}
+    upstreams = tuple(upstream for _, upstream in ready if upstream.id not in waiting)
+    resting = tuple(upstream for _, upstream in ready if upstream.id in waiting)
+    unavailable = ""
+    if not upstreams:
+        reasons += [UNHEALTHY] * bool(resting)
+        unavailable = min(reasons, key=REASONS.index) if reasons else "has no containers"
+    route = AppRoute(upstreams, unavailable, resting, mode, policy)
+    return Served(route, waiting, tuple(problems))
+
+
+def _attached(
+    ready: list[tuple[Replica, Upstream]], needs: frozenset[str], waiting: dict[str, str]
+) -> list[tuple[Replica, Upstream]]:
+    """Those of `ready` that are on all of `needs`, all of them where none is; the others wait."""
+    attached = [(r, u) for r, u in ready if all(r.container.endpoint(network) for network in needs)]
+    if not attached:
+        return ready
+    there = {upstream.id for _, upstream in attached}
+    waiting |= {upstream.id: CONNECTING for _, upstream in ready if upstream.id not in there}
+    return attached
 
 
 def _not_ready(container: Container) -> str:
     if container.state in ("created", "restarting") or (container.running and container.health == "starting"):
-        return "starting"
+        return STARTING
     if container.state == "paused":
         return "paused"
     if not container.running:
         return "stopped"
-    return "unhealthy" if container.health == "unhealthy" else ""
+    return "stopping" if container.stopping else ""
 
 
 def database_target(database: Database, home: str) -> DatabaseTarget:
@@ -100,20 +159,58 @@ def build_routes(
     base_domain: str,
     *,
     engine_up: bool,
+    www: Mapping[str, str] | None = None,
+    default_app: str = "",
+    policies: tuple[Policy, ...] = (Policy(),),
 ) -> Routes:
-    """The snapshot. Every app of `app_routes` answers at its own name; claims of apps without a route are left out."""
-    hosts: dict[str, list[PathRoute]] = {f"{name}.{base_domain}": [PathRoute("", name)] for name in app_routes}
-    wildcards: dict[str, list[PathRoute]] = {}
-    for text, app in claims.items():
-        domain = parse_domain(text)
-        if domain is None or app not in app_routes:
-            continue
-        if domain.host.startswith("*."):
-            wildcards.setdefault(domain.host[1:], []).append(PathRoute(domain.path, app))
-        else:
-            hosts.setdefault(domain.host, []).append(PathRoute(domain.path, app))
-    return Routes(_sorted(hosts), _sorted(wildcards), dict(app_routes), dict(targets), engine_up)
+    """The snapshot. Every app of `app_routes` answers at its own name; claims of apps without a route are left out.
+
+    `www`: app -> add or remove, for those whose hosts have a twin with or without www. that is redirected to them.
+    """
+    hosts: dict[str, dict[str, PathRoute]] = {f"{name}.{base_domain}": {"": PathRoute("", name)} for name in app_routes}
+    wildcards: dict[str, dict[str, PathRoute]] = {}
+    held = [(d, app) for text, app in claims.items() if app in app_routes and (d := parse_domain(text))]
+    for domain, app in held:
+        place, host = (wildcards, domain.host[1:]) if domain.host.startswith("*.") else (hosts, domain.host)
+        place.setdefault(host, {}).setdefault(domain.path, PathRoute(domain.path, app))
+    for domain, app in held:
+        twin = _twin(domain, (www or {}).get(app, ""), base_domain)
+        if twin and all(owner == app for owner in _holders(twin, claims)):
+            hosts.setdefault(twin.host, {})[twin.path] = PathRoute(twin.path, app, domain.host)
+    return Routes(
+        _sorted(hosts),
+        _sorted(wildcards),
+        dict(app_routes),
+        dict(targets),
+        engine_up,
+        default_app if default_app in app_routes else "",
+        policies,
+    )
 
 
-def _sorted(table: Mapping[str, list[PathRoute]]) -> dict[str, tuple[PathRoute, ...]]:
-    return {host: tuple(sorted(paths, key=lambda r: (-len(r.path), r.path))) for host, paths in sorted(table.items())}
+def _twin(domain: Domain, www: str, base_domain: str) -> Domain | None:
+    """What is redirected to `domain`: www.HOST for remove, HOST for the www.HOST of add. Names that Sidegate gives
+    have none, and wildcards neither."""
+    host, bare = domain.host, domain.host.removeprefix("www.")
+    if host.startswith("*.") or host == base_domain or host.endswith(f".{base_domain}"):
+        return None
+    if www == REMOVE and bare == host and "." in host:
+        return Domain(f"www.{host}", domain.path)
+    return Domain(bare, domain.path) if www == ADD and bare != host and "." in bare else None
+
+
+def _holders(domain: Domain, claims: Mapping[str, str]) -> Iterator[str]:
+    """The apps that claim this name and path, or a wildcard that covers it."""
+    suffix = domain.host.partition(".")[2]
+    names = [domain.host]
+    while suffix:
+        names.append(f"*.{suffix}")
+        suffix = suffix.partition(".")[2]
+    return (claims[key] for name in names for key in {name + domain.path, name} if key in claims)
+
+
+def _sorted(table: Mapping[str, Mapping[str, PathRoute]]) -> dict[str, tuple[PathRoute, ...]]:
+    return {
+        host: tuple(sorted(paths.values(), key=lambda r: (-len(r.path), r.path)))
+        for host, paths in sorted(table.items())
+    }

@@ -11,7 +11,7 @@ class RequestBody:
 
     def __init__(self, length: int) -> None:
         self._left = length
-        self._chunks = ChunkedBody() if length == CHUNKED else None
+        self._chunks = ChunkedBody(request=True) if length == CHUNKED else None
         self.complete = length == 0
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:

@@ -1,63 +1,102 @@
 """What all HTTP connections of a worker share: the routing table, limits, a coarse clock, counters, who is connected.
 
-Owns the one sweep a second and the tasks that dial. Reads no bytes.
+Owns the one sweep a second, the requests that wait for a paused app, and the tasks that dial. Reads no bytes.
 """
 
 import asyncio
+import errno
+import heapq
+import secrets
 from collections.abc import Callable, Coroutine
-from http import HTTPStatus
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sidegate.core.routes import Routes
 from sidegate.proxy.limits import Limits
-from sidegate.proxy.relay import RelayEnd, join
+from sidegate.proxy.parking import Parking
+from sidegate.proxy.peer import TrustedProxies
 from sidegate.proxy.sockets import tune
-from sidegate.proxy.upstream import App, Backend, BackendConnection, Table
+from sidegate.proxy.table import Table
+from sidegate.proxy.tunnel import Tunnel
+from sidegate.proxy.upstream import Backend, BackendConnection
+
+if TYPE_CHECKING:
+    from sidegate.proxy.access_log import AccessLog
+
+_SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})  # this worker is
 
 
 class Client(Protocol):
     def sweep(self, tick: int) -> None: ...
     def drain(self) -> None: ...
 
+    @property
+    def idle_since(self) -> int | None: ...
+
     transport: asyncio.Transport
 
 
-class UnreachableError(Exception):
-    """No replica took the connection; `status` and `detail` are what the client is told."""
-
-    def __init__(self, status: HTTPStatus, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-
-
 class Gateway:
-    """One per worker. `tick` counts seconds; it is what every deadline is measured in."""
+    """One per worker. `tick` counts seconds; it is what every deadline is measured in.
+
+    `id_prefix` and a request's number in `requests` make its id. `log` takes an entry for each finished request.
+    """
 
     def __init__(self, limits: Limits, tasks: asyncio.TaskGroup, report: Callable[[BaseException], None]) -> None:
         self.limits = limits
         self.table = Table(Routes())
         self.tick = 0
         self.requests = 0
+        self.id_prefix = secrets.token_hex(8).encode()
+        self.log: AccessLog | None = None
         self.clients: set[Client] = set()
-        self.tunnels: set[RelayEnd] = set()
+        self.tunnels: set[Tunnel] = set()
+        self.parking = Parking()
+        self._trusted_of, self._trusted = limits, TrustedProxies(limits.trusted_proxies)
         self._tasks = tasks
         self._quiet = asyncio.Event()
         self._report = report
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def trusted(self) -> TrustedProxies:
+        """Made of the limits' CIDRs when they have changed."""
+        if self._trusted_of is not self.limits:
+            self._trusted_of, self._trusted = self.limits, TrustedProxies(self.limits.trusted_proxies)
+        return self._trusted
+
     def publish(self, routes: Routes) -> None:
-        """Swap the snapshot; requests in flight and tunnels go on."""
-        self.table = Table(routes, self.table)
+        """Swap the snapshot: requests in flight and tunnels go on, those that waited for an app begin."""
+        self.table = Table(routes, self.table, self.tick)
+        self.parking.resume(self.table)
 
     def sweep(self) -> None:
         """One second has gone by."""
         self.tick = tick = self.tick + 1
+        table, limits = self.table, self.limits
+        for key, backend in list(table.leaving.items()):
+            if not backend.active:
+                del table.leaving[key]
+            elif backend.retired_at is not None and tick - backend.retired_at > limits.drain:
+                backend.cut = True
         for client in list(self.clients):
             client.sweep(tick)
-        for backend in self.table.backends.values():
+        for tunnel in list(self.tunnels):
+            tunnel.sweep(tick)
+        for backend in table.backends.values():
             if backend.spare:
-                backend.sweep(tick, self.limits.backend_idle)
+                backend.sweep(tick, limits.backend_idle)
+
+    def shed(self, count: int) -> int:
+        """Close up to `count` kept-alive clients, the longest idle first; returns how many."""
+        idle = [
+            (since, id(client), client)
+            for client in self.clients
+            if (since := client.idle_since) is not None and not client.transport.is_closing()
+        ]
+        chosen = heapq.nsmallest(count, idle)
+        for _, _, client in chosen:
+            client.transport.close()
+        return len(chosen)
 
     def drain(self) -> None:
         """Close idle clients; the others close after the request in hand."""
@@ -74,13 +113,17 @@ class Gateway:
         self.clients.discard(client)
         self._quiet.set()
 
+    def forget_tunnel(self, tunnel: Tunnel) -> None:
+        self.tunnels.discard(tunnel)
+        self._quiet.set()
+
     def abort(self) -> None:
         """Cut everything."""
         for client in list(self.clients):
             client.transport.abort()
-        for end in list(self.tunnels):
-            end.abort()
-        self.table = Table(Routes(), self.table)
+        for tunnel in list(self.tunnels):
+            tunnel.abort()
+        self.table = Table(Routes(), self.table, self.tick)
 
     def spawn(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         """Run something for one client: its failure is reported and ends nothing else."""
@@ -94,46 +137,19 @@ class Gateway:
         except Exception as error:  # noqa: BLE001  # one bad client never ends the worker; it is reported
             self._report(error)
 
-    async def dial(self, backend: Backend) -> BackendConnection:
-        """A fresh connection; raises OSError or TimeoutError."""
-        async with asyncio.timeout(self.limits.connect):
-            transport, connection = await self._loop.create_connection(
-                lambda: BackendConnection(backend), backend.address, backend.port
-            )
+    async def dial(self, backend: Backend, seconds: float) -> BackendConnection:
+        """A fresh connection; raises OSError (TimeoutError is one), and the replica is ejected if it is to blame."""
+        backend.active += 1  # so that those who dial at the same time spread out
+        try:
+            async with asyncio.timeout(seconds or None):
+                transport, connection = await self._loop.create_connection(
+                    lambda: BackendConnection(backend), backend.address, backend.port
+                )
+        except OSError as error:
+            if error.errno not in _SHORT_OF:
+                backend.failed(self.tick)
+            raise
+        finally:
+            backend.active -= 1
         tune(transport.get_extra_info("socket"))
         return connection
-
-    async def dial_first(self, app: App, choices: list[Backend]) -> BackendConnection:
-        """A fresh connection to the first of these that takes one. Raises UnreachableError."""
-        status, detail = HTTPStatus.BAD_GATEWAY, f"{app.name} has no replica."
-        for backend in choices:
-            try:
-                return await self.dial(backend)
-            except TimeoutError:
-                status, detail = HTTPStatus.GATEWAY_TIMEOUT, f"{app.name} did not accept the connection in time."
-            except OSError:
-                status, detail = HTTPStatus.BAD_GATEWAY, f"{app.name} refused the connection."
-            backend.failed_at = self.tick
-        if not self.table.routes.engine_up:
-            status, detail = HTTPStatus.SERVICE_UNAVAILABLE, f"{app.name} cannot be reached right now."
-        raise UnreachableError(status, detail)
-
-    def tunnel(
-        self, client: asyncio.Transport, backend: asyncio.Transport, sent: bytes, received: bytes, *, ended: bool
-    ) -> None:
-        """Join two transports from now on. `sent` came from the client already and `received` from the backend; if
-        `ended` nothing more comes from the client."""
-        client_end, backend_end = RelayEnd(self._tunnel_ended), RelayEnd(self._tunnel_ended)
-        for end, transport in ((client_end, client), (backend_end, backend)):
-            self.tunnels.add(end)
-            transport.set_protocol(end)
-            end.connection_made(transport)
-        client_end.data_received(sent)
-        backend_end.data_received(received)
-        if ended:
-            client_end.eof_received()
-        join(client_end, backend_end)
-
-    def _tunnel_ended(self, end: RelayEnd) -> None:
-        self.tunnels.discard(end)
-        self._quiet.set()

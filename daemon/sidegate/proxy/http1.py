@@ -1,148 +1,144 @@
 """The client side of the HTTP/1.1 proxy: one object per connection, one request at a time, answered in order.
 
-No task and no timer per request: a dial is a task, everything else happens in transport callbacks, and one sweep a
-second looks for what took too long. Parsing is head.py's and chunked.py's, responses are read by upstream.py.
+A request goes through data_received, _take_head (_begin at once where the head is the last one again), _begin, which
+looks up its way, and _send_on, which gives it to a replica; what comes back arrives in the methods of
+upstream.Exchange, and _next ends it. No task and no timer per request: a dial is a task, everything else happens in
+transport callbacks, and one sweep a second looks for what took too long.
 """
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import cast
 
-from sidegate.proxy import pages
+from sidegate.proxy import pages, way
+from sidegate.proxy.answers import PAUSED_NOW, SLOW, TOO_LARGE, Answers
 from sidegate.proxy.body import RequestBody
 from sidegate.proxy.chunked import ChunkedBody, ChunkedError
-from sidegate.proxy.gateway import Gateway, UnreachableError
+from sidegate.proxy.client import (
+    ANSWERING,
+    GONE,
+    HEAD,
+    HOLD_AHEAD,
+    HOLD_BACKEND,
+    HOLD_CLIENT,
+    HOLD_DIAL,
+    IDLE,
+    LINGERING,
+    MAX_AHEAD,
+    PARKED,
+    WAITING,
+)  # fmt: skip
+from sidegate.proxy.gateway import Gateway
 from sidegate.proxy.head import CHUNKED, UNTIL_CLOSE, RefusedHeadError, RequestHead, ResponseHead, parse_request
-from sidegate.proxy.inbox import Inbox
-from sidegate.proxy.peer import peer_of
+from sidegate.proxy.record import Record
 from sidegate.proxy.sockets import reset
-from sidegate.proxy.upstream import App, Backend, BackendConnection, Table
+from sidegate.proxy.table import Table
+from sidegate.proxy.tunnel import Tunnel
 
-_SLOW = "The request took too long to arrive."
-_MAX_AHEAD = 65536  # bytes of later requests kept while one is answered
-
-# What the connection is doing.
-_IDLE, _HEAD, _DIALLING, _WAITING, _ANSWERING, _LINGERING, _GONE = range(7)
-_STATES = ("idle", "head", "dialling", "waiting", "answering", "lingering", "gone")
-
-# Why reading from the client is paused (bits).
-_HOLD_DIAL, _HOLD_BACKEND, _HOLD_AHEAD, _HOLD_CLIENT = 1, 2, 4, 8
+_FORGETFUL = 5  # seconds after which an idle connection keeps nothing of its last request
 
 
-class ClientConnection(asyncio.Protocol):
-    """One client. Implements upstream.Exchange for the request in hand."""
+class ClientConnection(Answers):
+    """One client. Implements upstream.Exchange for the request in hand, and gateway.Client."""
 
-    __slots__ = (
-        "_ahead", "_app", "_closing", "_connection", "_dechunk", "_dial", "_eof", "_first", "_gateway", "_head",
-        "_holds", "_peer", "_pumping", "_replayable", "_request", "_since", "_state", "_table", "_unsent", "_upload",
-        "bodiless", "plain", "transport",
-    )  # fmt: skip
+    __slots__ = ("_bounded", "_dechunk", "_head", "_pumping", "bodiless")
 
-    transport: asyncio.Transport
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-        self._state = _IDLE
-        self._since = gateway.tick
-        self._ahead = Inbox()
+    def __init__(self, gateway: Gateway, *, secure: bool = False, ended: Callable[[], None] | None = None) -> None:
+        super().__init__(gateway, secure=secure, ended=ended)
+        self._reset_delivery()
+        self._reset_answers()
         self._head: bytes | tuple[()] = ()  # the last head; an equal one is not parsed again. () begins nothing
-        self._request: RequestHead | None = None
-        self._table: Table | None = None
-        self._app: App | None = None
-        self._connection: BackendConnection | None = None
-        self._dial: asyncio.Task[None] | None = None
-        self._first = b""  # what a fresh connection must be sent to begin the request anew
-        self._replayable = False
-        self._holds = 0
-        self._upload: RequestBody | None = None  # while some of the request's body is still to come
+        self._bounded = False  # the response says its length
         self._dechunk: ChunkedBody | None = None
-        self._closing = False
-        self._eof = False
         self._pumping = False
-        self._unsent = 0  # as the last sweep saw it
-        self.plain = False
         self.bodiless = False
-
-    def __repr__(self) -> str:
-        return f"<ClientConnection {_STATES[self._state]} ahead={len(self._ahead)} holds={self._holds}>"
 
     # --- the client's transport -------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._peer = peer_of(transport)
+        super().connection_made(transport)
         self._gateway.clients.add(self)
 
     def data_received(self, data: bytes) -> None:
         state = self._state
-        if state == _IDLE and data.startswith(self._head) and not self._ahead:
+        if state == IDLE and data.startswith(self._head) and not self._ahead:
             size = len(self._head)
             self._begin(self._request, data[size:] if len(data) > size else b"")  # type: ignore[arg-type]
-        elif state <= _HEAD:
-            self._ahead.add(data)
+        elif state <= HEAD:
+            self._keep(data)
             self._pump()
-        elif state == _LINGERING:
+        elif state == LINGERING:
             pass
         elif self._upload is not None:
             self._upload_received(data)
         else:
-            self._ahead.add(data)
-            if len(self._ahead) > _MAX_AHEAD:
-                self._hold(_HOLD_AHEAD)
-
-    def eof_received(self) -> bool:
-        self._eof = True
-        if self._state in (_DIALLING, _WAITING, _ANSWERING) and self._upload is None:
-            return True  # it still reads: answer what it asked
-        if self._state in (_DIALLING, _WAITING, _ANSWERING):
-            reset(self.transport)
-        return False
+            self._keep(data)
+            if self._ahead is not None and len(self._ahead) > MAX_AHEAD:
+                self._hold(HOLD_AHEAD)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._state = _GONE
-        self._gateway.forget(self)
         self._let_go()
+        self._log()
+        self._state = GONE
+        self._gateway.forget(self)
+        self._over()
 
     def pause_writing(self) -> None:
         """The client reads slowly: neither its response nor its next request is read until it has caught up."""
         if self._connection is not None:
             self._connection.hold(True)
-        self._hold(_HOLD_CLIENT)
+        self._hold(HOLD_CLIENT)
 
     def resume_writing(self) -> None:
         if self._connection is not None:
             self._connection.hold(False)
-        self._release(_HOLD_CLIENT)
-        if self._ahead and self._state <= _HEAD:
+        self._release(HOLD_CLIENT)
+        if self._ahead and self._state <= HEAD:
             self._pump()
 
     def sweep(self, tick: int) -> None:
-        """End what has taken too long; called once a second."""
-        limits, state, age = self._gateway.limits, self._state, tick - self._since
-        unsent = self.transport.get_write_buffer_size()
-        if unsent:  # it is the client that we wait for
-            if unsent != self._unsent:
-                self._unsent, self._since = unsent, tick
-            elif age > limits.stall:
-                reset(self.transport)
+        """End what has taken too long; called once a second.
+
+        A response without a length may be silent for as long as its app likes once it has begun: it may be a stream
+        of events. One with a length has something to say, and is cut after the silence that a head is granted.
+        """
+        limits, state, connection = self._gateway.limits, self._state, self._connection
+        if connection is not None and connection.backend.cut:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "The app's container was replaced.")
             return
-        if state == _WAITING:
-            stalled = self._upload is not None and not self._holds
-            if stalled and self._app is not None and age > self._app.policy.body:
-                self._refuse(HTTPStatus.REQUEST_TIMEOUT, _SLOW)
-            elif not stalled and self._app is not None and age > self._app.policy.response:
+        if not self._reads_on(tick):
+            return
+        age = tick - self._since
+        if state == IDLE:
+            if age > limits.idle:
+                self.transport.abort()
+            elif age == _FORGETFUL:
+                self._head = ()
+                self._reset_delivery()
+        elif state == HEAD and age > limits.head:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, SLOW)
+        elif state == PARKED and age > limits.pause:
+            self._let_go()
+            self._fail(HTTPStatus.SERVICE_UNAVAILABLE, PAUSED_NOW)
+        elif state in (WAITING, ANSWERING) and self._app is not None:
+            policy = self._app.policy
+            if self._upload is not None and not self._holds:
+                if policy.body and age > policy.body:
+                    self._refuse(HTTPStatus.REQUEST_TIMEOUT, SLOW)
+            elif policy.response and age > policy.response and (state == WAITING or self._bounded):
                 self._refuse(HTTPStatus.GATEWAY_TIMEOUT, "The app did not answer in time.")
-        elif state == _HEAD and age > limits.head:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, _SLOW)
-        elif (state == _IDLE and age > limits.idle) or (state == _LINGERING and age > limits.linger):
+        elif state == LINGERING and age > limits.linger:
             self.transport.abort()
 
     def drain(self) -> None:
-        """Close after the request in hand, or now if there is none."""
+        """Close after the request in hand, or now if there is none; nobody will say that a parked one may go on."""
         self._closing = True
         self.plain = False
-        if self._state == _IDLE:
+        if self._state == IDLE:
             self.transport.close()
+        elif self._state == PARKED:
+            self._let_go()
+            self._fail(HTTPStatus.SERVICE_UNAVAILABLE, PAUSED_NOW)
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -151,65 +147,60 @@ class ClientConnection(asyncio.Protocol):
         if self._pumping:
             return
         self._pumping = True
-        while self._ahead and self._state <= _HEAD and not self._holds & _HOLD_CLIENT and self._take_head():
+        while self._ahead and self._state <= HEAD and not self._holds & HOLD_CLIENT and self._take_head():
             pass
         self._pumping = False
 
     def _take_head(self) -> bool:
-        if self._state == _IDLE:
+        assert self._ahead is not None
+        limits = self._gateway.limits
+        if self._state == IDLE:
             self._since = self._gateway.tick
-            self._state = _HEAD
+            self._state = HEAD
         try:
-            head = self._ahead.take_head(self._gateway.limits.head_bytes)
+            head = self._ahead.take_head(limits.head_bytes, limits.target_bytes)
             if head is None:
                 return False
             if head != self._head:
-                self._request = parse_request(head, self._peer.forwarded, self._request)
+                self._request = parse_request(head, self._peer, self._request)
                 self._head, self._table = head, None
         except RefusedHeadError as refused:
             self._refuse(refused.status, refused.reason)
             return False
-        self._release(_HOLD_AHEAD)
+        self._release(HOLD_AHEAD)
         assert self._request is not None
-        self._begin(self._request, self._ahead.take_all())
+        self._begin(self._request, self._take_ahead())
         return True
 
     def _begin(self, request: RequestHead, rest: bytes) -> None:
+        """Send a request on its way; `rest` is what came after its head."""
         gateway = self._gateway
-        gateway.requests += 1
-        table = gateway.table
-        if self._table is not table:
-            self._app = table.find(request.fields.host, request.path, local_client=self._peer.local)
-            self._table = table
-        self.plain = request.plain and not self._closing
+        self._number = gateway.requests = number = gateway.requests + 1
+        if self._table is not gateway.table:
+            self._find(request, gateway.table)
+        self._state = WAITING
         self._since = gateway.tick
-        self.bodiless = request.method == b"HEAD"
-        first = request.sent_on
-        if request.fields.length or rest:
-            self._upload = RequestBody(request.fields.length)
+        fields = request.fields
+        if fields.request_id:
+            self._first = b"%b%b\r\n\r\n" % (request.sent_on, fields.request_id)
+        else:
+            self._first = b"%b%b%x\r\n\r\n" % (request.sent_on, gateway.id_prefix, number)
+        if gateway.log is not None:
+            self._record = Record(request, self._request_id)
+        if fields.length or rest:
+            self._upload = RequestBody(fields.length)
             body = self._body_of(rest)
             if body is None:
                 return
-            first += body
+            self._first += body
+        self._detour() if self._way else self._send_on()
+
+    def _find(self, request: RequestHead, table: Table) -> None:
+        super()._find(request, table)
         app = self._app
-        if app is None:
-            self._answer(HTTPStatus.NOT_FOUND, f"No app answers for {request.fields.host or 'this address'}.")
-            return
-        choices = app.choices(gateway.tick)
-        if not choices:
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, app.unavailable or f"{app.name} is not running.")
-            return
-        self._first = first
-        self._replayable = True
-        spare = choices[0].spare
-        # A request that must not be sent twice takes no connection that may be about to be closed for its age.
-        if spare and (request.idempotent or gateway.tick - spare[-1].spare_since <= 1):
-            connection = spare.pop()
-            self._connection = connection
-            self._state = _WAITING
-            connection.send(self, first)
-        else:
-            self._start_dial(app, choices)
+        self._hsts = app.policy.hsts if app is not None and request.fields.scheme == "https" else 0
+        self.plain = request.plain and not self._hsts and not self._closing
+        self.bodiless = request.method == b"HEAD"
 
     def _body_of(self, data: bytes) -> bytes | None:
         """What of `data` belongs to the body in hand; the rest is kept for later. None: refused."""
@@ -221,7 +212,12 @@ class ClientConnection(asyncio.Protocol):
             return None
         if self._upload.complete:
             self._upload = None
-            self._ahead.add(rest)
+            self._keep(rest)
+        self._taken += len(body)
+        most = self._app.policy.max_body if self._app is not None and self._way in (way.ON, way.PARK) else 0
+        if 0 < most < self._taken:
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE)
+            return None
         return body
 
     def _upload_received(self, data: bytes) -> None:
@@ -230,41 +226,27 @@ class ClientConnection(asyncio.Protocol):
         if body is None:
             return
         if self._connection is None:
-            self._first += body  # at most what was on its way when reading was paused
+            self._first += body
+            if len(self._first) > MAX_AHEAD:
+                self._hold(HOLD_DIAL)
         elif self._connection.transport is not None:
-            self._replayable = False
             self._first = b""
             self._connection.transport.write(body)
 
-    # --- the backend ------------------------------------------------------------------------------------------------
-
-    def _start_dial(self, app: App, choices: list[Backend]) -> None:
-        self._state = _DIALLING
-        self._hold(_HOLD_DIAL)
-        self._dial = self._gateway.spawn(self._dial_any(app, choices), "dial")
-
-    async def _dial_any(self, app: App, choices: list[Backend]) -> None:
-        """Send the request over a fresh connection. Cancelled when the client goes or is refused."""
-        try:
-            connection = await self._gateway.dial_first(app, choices)
-        except UnreachableError as error:
-            self._dial = None
-            self._fail(error.status, error.detail)
-            return
-        self._dial, self._connection = None, connection
-        self._state = _WAITING
-        self._since = self._gateway.tick
-        connection.send(self, self._first)  # if it is lost already, it says so
-        self._release(_HOLD_DIAL)
-
     def hold_upload(self, full: bool) -> None:
-        self._hold(_HOLD_BACKEND) if full else self._release(_HOLD_BACKEND)
+        self._hold(HOLD_BACKEND) if full else self._release(HOLD_BACKEND)
 
-    def backend_done(self) -> None:
+    # --- the response -----------------------------------------------------------------------------------------------
+
+    def backend_done(self, head: ResponseHead) -> None:
         """A plain exchange was passed on whole: back to idle, on the shortest way."""
         connection = self._connection
+        if self._record is not None:
+            self._head_came(head)
+            self._record.sent = head.length
+            self._log()
         self._connection = None
-        self._state = _IDLE
+        self._state = IDLE
         self._since = self._gateway.tick
         connection.release(self._gateway)  # type: ignore[union-attr]
         if self._ahead or self._eof or self._holds:
@@ -277,27 +259,38 @@ class ClientConnection(asyncio.Protocol):
     def head_received(self, head: ResponseHead, length: int, first: bytes, ended: bool) -> None:
         request = self._request
         assert request is not None
-        self._state = _ANSWERING
+        self._state = ANSWERING
+        self._since = self._gateway.tick
         self._first = b""
+        if self._record is not None:
+            self._head_came(head)
         bodied = not (self.bodiless or head.status in (204, 304))
         unframed = length == UNTIL_CLOSE or (length == CHUNKED and not request.modern)
         if not request.fields.keep_alive or (unframed and bodied) or self._upload is not None:
             self._closing = True
+        self._bounded = length >= 0
         start = head.sent_on(modern=request.modern, close=self._closing)
+        if self._hsts and b"\nstrict-transport-security:" not in start.lower():
+            start = b"%b%b\r\n\r\n" % (start[:-2], pages.hsts(self._hsts).encode())
         if unframed and bodied and length == CHUNKED:
             self._dechunk = ChunkedBody()
             self.transport.write(start)
         else:
             self.transport.write(start + first)
+            if self._record is not None:
+                self._record.sent = len(first)
             first = b""
         if first or ended:
             self.body_received(first, ended)
 
     def body_received(self, data: bytes, ended: bool) -> None:
+        self._since = self._gateway.tick
         if self._dechunk is not None:
             data = self._dechunk.payload_of(data)  # read once already, it cannot fail
         if data:
             self.transport.write(data)
+            if self._record is not None:
+                self._record.sent += len(data)
         if ended:
             self._dechunk = None
             connection, self._connection = self._connection, None
@@ -307,93 +300,44 @@ class ClientConnection(asyncio.Protocol):
 
     def backend_lost(self, reason: str | None) -> None:
         connection, self._connection = self._connection, None
-        request, app = self._request, self._app
-        if self._state == _ANSWERING:
+        request = self._request
+        assert request is not None
+        assert connection is not None
+        if self._state == ANSWERING:
             reset(self.transport)  # a truncated response must look like one
             return
-        assert request is not None
-        # A spare connection may have been closed just as it was taken; what was sent in vain is sent once more.
-        stale = reason is None and connection is not None and connection.used
-        if stale and self._replayable and request.idempotent and app is not None and app.backends:
-            self._replayable = False
-            self._release(_HOLD_BACKEND)
-            self._start_dial(app, app.choices(self._gateway.tick))
-            return
+        if reason is None:
+            if connection.used:  # it may have been closed for its age just as it was taken
+                self._tried = ()
+            else:
+                connection.backend.failed(self._gateway.tick)
+                self._tried += (connection.backend,)
+            if self._first and request.idempotent and self._try_again():
+                return
         self._fail(HTTPStatus.BAD_GATEWAY, reason or "The app closed the connection without an answer.")
 
     def upgraded(self, head: ResponseHead, first: bytes) -> None:
-        request, connection = self._request, self._connection
+        request, connection, app, gateway = self._request, self._connection, self._app, self._gateway
         assert request is not None
         assert connection is not None
+        assert app is not None
         if not request.fields.upgrade or self._upload is not None:
             self._refuse(HTTPStatus.BAD_GATEWAY, "The app switched protocols without being asked.")
             return
+        if self._record is not None:
+            self._head_came(head)
         self.transport.write(head.start + b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % head.upgrade)
         self._connection = None
-        self._state = _GONE
-        self._gateway.forget(self)
-        self._gateway.tunnel(self.transport, connection.detach(), self._ahead.take_all(), first, ended=self._eof)
+        self._first = b""
+        self._state = GONE
+        tunnel = Tunnel(connection.backend, app.policy.websocket_idle, gateway.tick, self._tunnel_over)
+        gateway.tunnels.add(tunnel)
+        gateway.forget(self)
+        tunnel.begin(self.transport, connection.detach(), self._take_ahead(), first, ended=self._eof)
 
-    # --- answers and ends -------------------------------------------------------------------------------------------
-
-    def _answer(self, status: HTTPStatus, detail: str) -> None:
-        """Answer the request in hand ourselves; the connection lives on unless its body is still to come."""
-        request = self._request
-        assert request is not None
-        if not request.fields.keep_alive or not request.modern or self._upload is not None:
-            self._closing = True
-        self.transport.write(pages.answer(status, detail, request, close=self._closing))
-        self._next()
-
-    def _fail(self, status: HTTPStatus, detail: str) -> None:
-        self._release(_HOLD_DIAL | _HOLD_BACKEND)
-        self._answer(status, detail)
-
-    def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer what cannot be served and close: the next message's beginning is unknown, or it took too long."""
-        self._let_go()
-        if self._state == _ANSWERING:
-            reset(self.transport)
-            return
-        request = self._request if self._state > _HEAD else None
-        self.transport.write(pages.answer(status, detail, request, close=True))
-        self._closing = True
-        self._next()
-
-    def _next(self) -> None:
-        """The request in hand has its response: close, linger, or go on with the next."""
-        self.plain = False
-        self._since = self._gateway.tick
-        if self._closing:
-            # Closing while the client still sends would reset the connection and take the response with it: it gets
-            # our end first, and the connection goes when its own end arrives.
-            self._state = _LINGERING
-            self._ahead.take_all()
-            self._release(~0)
-            self.transport.close() if self._eof else self.transport.write_eof()
-            return
-        self._state = _IDLE
-        self._release(_HOLD_DIAL | _HOLD_BACKEND)
-        if self._ahead:
-            self._pump()
-        if self._eof and self._state <= _HEAD:
-            self.transport.close()
-
-    def _let_go(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.drop()
-        if self._dial is not None:
-            self._dial.cancel()
-            self._dial = None
-
-    def _hold(self, why: int) -> None:
-        if not self._holds:
-            self.transport.pause_reading()
-        self._holds |= why
-
-    def _release(self, why: int) -> None:
-        if self._holds:
-            self._holds &= ~why
-            if not self._holds and not self.transport.is_closing():
-                self.transport.resume_reading()
+    def _tunnel_over(self, tunnel: Tunnel) -> None:
+        if self._record is not None:
+            self._record.received, self._record.sent = tunnel.client_end.received, tunnel.server_end.received
+            self._log()
+        self._gateway.forget_tunnel(tunnel)
+        self._over()

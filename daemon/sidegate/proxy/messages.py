@@ -1,8 +1,9 @@
 """What the control plane and a worker say to each other. Every request carries a number and gets one reply with it."""
 
+from collections.abc import Mapping
+
 import msgspec
 
-from sidegate.core.certificates import CertificateSet
 from sidegate.core.sessions import Session
 from sidegate.proxy.limits import Limits
 
@@ -11,11 +12,15 @@ HTTP, HTTPS = "", ":https"
 
 
 class Start(msgspec.Struct, tag=True, frozen=True):
-    """The first message to a worker. One worker of all, the one with `probes`, asks replicas how they are."""
+    """The first message to a worker. One worker of all, the one with `probes`, asks replicas how they are.
+
+    `limits` hold its share. `health` is what its predecessor found: replica id -> fault.
+    """
 
     number: int
     limits: Limits
     probes: bool = False
+    health: Mapping[str, str] = {}
 
 
 class Publish(msgspec.Struct, tag=True, frozen=True):
@@ -27,10 +32,10 @@ class Publish(msgspec.Struct, tag=True, frozen=True):
 
 
 class Certify(msgspec.Struct, tag=True, frozen=True):
-    """Swap the certificates; connections that are there keep theirs."""
+    """Swap the certificates; connections that are there keep theirs. A core.certificates.CertificateSet, in JSON."""
 
     number: int
-    certificates: CertificateSet
+    certificates: msgspec.Raw
 
 
 class Listen(msgspec.Struct, tag=True, frozen=True):

@@ -42,8 +42,8 @@ class RelayEnd(asyncio.Protocol):
         if peer._finished:
             peer.transport.close()
             return False
-        peer.transport.write_eof()
-        return True
+        _end(peer.transport)
+        return self.transport is not None and self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
         if self.peer is not None and self.peer.transport is not None:
@@ -58,8 +58,9 @@ class RelayEnd(asyncio.Protocol):
         peer, self.peer = self.peer, None
         if peer is not None and peer.transport is not None:
             peer._forward = _discard
-            # Both directions ended in order: what is still unsent goes out. Otherwise the break is passed on.
-            if exc is None and self._finished and peer._finished:
+            # Ended in order (over TLS that is one end for both directions): what is still unsent goes out. Otherwise
+            # the break is passed on.
+            if exc is None and (self._finished or peer._finished):
                 peer.transport.close()
             else:
                 reset(peer.transport)
@@ -75,7 +76,7 @@ class RelayEnd(asyncio.Protocol):
             self._forward(self._early)
             self._early = b""
         if self._finished:
-            peer.transport.write_eof()
+            _end(peer.transport)
 
     def _keep(self, data: bytes) -> None:
         self._early += data
@@ -84,6 +85,11 @@ class RelayEnd(asyncio.Protocol):
         """Cut this end and with it the other, both with a RST."""
         if self.transport is not None:
             reset(self.transport)
+
+
+def _end(transport: asyncio.Transport) -> None:
+    """Say that no more comes. TLS has no half-close: there it is the end of both halves."""
+    transport.write_eof() if transport.can_write_eof() else transport.close()
 
 
 def _discard(_data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The backend side: replicas with their spare connections, how one is chosen, and the protocol that reads responses.
+"""The backend side: replicas with their spare connections, and the protocol that reads responses.
 
 Never decides what a client is told; it reports to the exchange it serves.
 """
@@ -6,13 +6,14 @@ Never decides what a client is told; it reports to the exchange it serves.
 import asyncio
 from typing import Protocol, cast
 
-from sidegate.core.routes import AppRoute, Policy, Routes, find_route
+from sidegate.core.routes import Upstream
 from sidegate.proxy.chunked import ChunkedBody, ChunkedError
 from sidegate.proxy.head import CHUNKED, UNTIL_CLOSE, RefusedHeadError, ResponseHead, parse_response
 from sidegate.proxy.limits import Limits
 
 _MAX_HEAD = 65536
-_SHUNNED = 1  # seconds that a replica which refused a connection is tried last
+_MAX_INTERIM = 64  # 1xx responses to one request
+_MAX_EJECTED = 30  # seconds
 
 
 class Exchange(Protocol):
@@ -30,11 +31,11 @@ class Exchange(Protocol):
     def interim_received(self, head: ResponseHead) -> None: ...
     def upgraded(self, head: ResponseHead, first: bytes) -> None: ...
     def body_received(self, data: bytes, ended: bool) -> None: ...
-    def backend_done(self) -> None:
-        """A plain exchange was passed on whole."""
+    def backend_done(self, head: ResponseHead) -> None:
+        """A plain exchange was passed on whole; this was its head."""
 
     def backend_lost(self, reason: str | None) -> None:
-        """The connection is of no use any more. `reason` says what was wrong with the response; None: it closed."""
+        """The connection is of no use any more. `reason` says what was wrong with the response; None: none began."""
 
     def hold_upload(self, full: bool) -> None: ...
 
@@ -47,24 +48,44 @@ class Spares(Protocol):
 
 
 class Backend:
-    """One address that takes requests: its spare connections, latest used last, and how many are at work."""
+    """One replica: its spare connections, latest used last, and how many requests and tunnels it has in hand.
 
-    __slots__ = ("active", "address", "failed_at", "port", "retired", "spare")
+    `ejected_until` is the second (as Gateway.tick) until which others are asked first. `retired_at` is when it left the
+    routes; `cut` is set once what it still has in hand must end.
+    """
 
-    def __init__(self, address: str, port: int) -> None:
-        self.address = address
-        self.port = port
+    __slots__ = ("active", "address", "cut", "ejected_until", "failures", "port", "replica", "retired_at", "spare")
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.replica = upstream.replica
+        self.address = upstream.address
+        self.port = upstream.port
         self.active = 0
-        self.failed_at = -_SHUNNED - 1
-        self.retired = False
+        self.failures = 0
+        self.ejected_until = 0
+        self.retired_at: int | None = None
+        self.cut = False
         self.spare: list[BackendConnection] = []
 
     def __repr__(self) -> str:
-        return f"<Backend {self.address}:{self.port} active={self.active} spare={len(self.spare)}>"
+        return f"<Backend {self.replica} {self.address}:{self.port} active={self.active} spare={len(self.spare)}>"
 
-    def retire(self) -> None:
-        """No route leads here any more: requests in flight end in order, spare connections now."""
-        self.retired = True
+    def failed(self, tick: int) -> None:
+        """It took no connection, or broke one without a word: eject it for a second, longer each time, at most 30.
+
+        Requests that fail together count once.
+        """
+        if tick >= self.ejected_until:
+            self.ejected_until = tick + 1 + min(1 << self.failures, _MAX_EJECTED)
+            self.failures = min(self.failures + 1, _MAX_EJECTED)
+
+    def recovered(self) -> None:
+        self.failures = self.ejected_until = 0
+
+    def retire(self, tick: int) -> None:
+        """No route leads here any more: spare connections end now, requests in flight in order."""
+        if self.retired_at is None:
+            self.retired_at = tick
         for connection in list(self.spare):
             connection.close()
 
@@ -74,59 +95,12 @@ class Backend:
             connection.close()
 
 
-class App:
-    """A route's target in this worker."""
-
-    __slots__ = ("_turn", "backends", "name", "policy", "unavailable")
-
-    def __init__(self, name: str, route: AppRoute, backends: list[Backend], policy: Policy) -> None:
-        self.name = name
-        self.policy = policy
-        self.unavailable = route.unavailable
-        self.backends = backends
-        self._turn = 0
-
-    def choices(self, tick: int) -> list[Backend]:
-        """All replicas, best first: not lately failed, fewest requests in flight, ties in turn."""
-        if len(self.backends) < 2:
-            return self.backends
-        self._turn = (self._turn + 1) % len(self.backends)
-        turned = self.backends[self._turn :] + self.backends[: self._turn]
-        turned.sort(key=lambda backend: (tick - backend.failed_at <= _SHUNNED, backend.active))
-        return turned
-
-
-class Table:
-    """A routing snapshot made ready for this worker; replicas that stay keep their connections."""
-
-    def __init__(self, routes: Routes, before: "Table | None" = None) -> None:
-        known = before.backends if before else {}
-        self.routes = routes
-        self.backends: dict[tuple[str, int], Backend] = {}
-        self.apps: dict[str, App] = {}
-        for name, route in routes.apps.items():
-            backends = []
-            for upstream in route.upstreams:
-                key = (upstream.address, upstream.port)
-                if key not in self.backends:
-                    self.backends[key] = known.get(key) or Backend(*key)
-                backends.append(self.backends[key])
-            self.apps[name] = App(name, route, backends, routes.policies[route.policy])
-        for key in known.keys() - self.backends.keys():
-            known[key].retire()
-
-    def find(self, host: str, path: str, *, local_client: bool) -> App | None:
-        """As core.routes.find_route; a route whose app is missing from the snapshot counts as no route."""
-        route = find_route(self.routes, host, path, local_client=local_client)
-        return self.apps.get(route.app) if route is not None else None
-
-
 class BackendConnection(asyncio.Protocol):
     """One connection to a replica. Works for one exchange at a time, or is spare."""
 
     __slots__ = (
-        "_buffer", "_chunks", "_held", "_known", "_known_head", "_left", "_phase", "backend", "exchange", "lost",
-        "reusable", "spare_since", "transport", "used",
+        "_buffer", "_chunks", "_held", "_interim", "_known", "_known_head", "_left", "_phase", "backend", "exchange",
+        "lost", "reusable", "spare_since", "transport", "used",
     )  # fmt: skip
 
     def __init__(self, backend: Backend) -> None:
@@ -140,6 +114,7 @@ class BackendConnection(asyncio.Protocol):
         self._held = False
         self._phase = 0  # 0: head, 1: counted body, 2: chunked body, 3: body until close
         self._left = 0
+        self._interim = 0
         self._chunks: ChunkedBody | None = None
         self._buffer = b""
         self._known_head: bytes | tuple[()] = ()  # the last head; an equal one is not parsed again. () begins nothing
@@ -149,21 +124,20 @@ class BackendConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def send(self, exchange: Exchange, data: bytes) -> None:
-        """Begin to work for `exchange` with the first bytes of its request."""
-        if self.lost or self.transport is None:  # closed between its connect and now
-            exchange.backend_lost(None)
-            return
+        """Begin to work for `exchange` with the first bytes of its request. Not for one that is lost."""
         self.exchange = exchange
         self.backend.active += 1
-        self.transport.write(data)
+        self.transport.write(data)  # type: ignore[union-attr]  # only a lost one has none
 
     def release(self, worker: "Spares") -> None:
         """The exchange is over, in order: become spare if that is possible."""
         self.exchange = None
         backend = self.backend
         backend.active -= 1
+        if backend.failures:
+            backend.recovered()
         full = len(backend.spare) >= worker.limits.backend_spares
-        if not self.reusable or self.lost or backend.retired or full:
+        if not self.reusable or self.lost or backend.retired_at is not None or full:
             self.close()
             return
         if self._held:
@@ -193,11 +167,10 @@ class BackendConnection(asyncio.Protocol):
             self.transport.abort() if abort else self.transport.close()
 
     def detach(self) -> asyncio.Transport:
-        """Hand the transport over to a tunnel; this object is done."""
+        """Hand the transport over to a tunnel, which counts as active from now on; this object is done."""
         assert self.transport is not None
         transport, self.transport = self.transport, None
         self.exchange = None
-        self.backend.active -= 1
         self.lost = True
         return transport
 
@@ -212,7 +185,7 @@ class BackendConnection(asyncio.Protocol):
                 assert known is not None
                 if exchange.plain and known.untouched and known.length == len(data) - size:
                     exchange.transport.write(data)
-                    exchange.backend_done()
+                    exchange.backend_done(known)
                 else:
                     self._take_head(exchange, known, data[size:])
             else:
@@ -245,10 +218,15 @@ class BackendConnection(asyncio.Protocol):
             if status == 101:
                 exchange.upgraded(head, rest)
                 return
+            self._interim += 1
+            if self._interim > _MAX_INTERIM:
+                self._fail("The app sent too many interim responses.")
+                return
             exchange.interim_received(head)
             if rest and self.exchange is exchange:
                 self._read_head(exchange, rest)
             return
+        self._interim = 0
         self.reusable = head.keep_alive
         length = head.length
         if exchange.bodiless or status in (204, 304):
@@ -328,7 +306,8 @@ class BackendConnection(asyncio.Protocol):
             self._phase = 0
             exchange.body_received(b"", True)
         else:
-            self._fail(None if not self._buffer else "The app closed the connection within a response's head.")
+            begun = self._buffer or self._interim
+            self._fail("The app closed the connection within a response's head." if begun else None)
 
     def _fail(self, reason: str | None) -> None:
         exchange = self.exchange

@@ -6,8 +6,9 @@ forwarder off any more: it stops listening and cuts database sessions at once, a
 """
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  # loaded on first use otherwise, when its file may be out of reach
 import contextlib
-import encodings.idna  # noqa: F401  # loaded on first use otherwise, when its file may be out of reach
+import encodings.idna  # noqa: F401  # the same
 import signal
 import socket
 import sys
@@ -16,18 +17,22 @@ import traceback
 import msgspec
 import uvloop
 
+from sidegate.core.certificates import CertificateSet
 from sidegate.core.routes import Routes
 from sidegate.proxy import messages, privileges
+from sidegate.proxy.acceptor import Acceptor
+from sidegate.proxy.access_log import AccessLog
+from sidegate.proxy.admission import Admission
 from sidegate.proxy.channel import Channel
 from sidegate.proxy.gateway import Gateway
-from sidegate.proxy.http1 import ClientConnection
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.listener import Listener
+from sidegate.proxy.prober import Prober
 from sidegate.proxy.tcp import Forwarder
+from sidegate.proxy.tls import TlsContexts, ignore_bad_names
 
 _LARGEST_FRAME = 256 * 1024 * 1024
-_RESERVED_FILES = 64
-_FILES_PER_CLIENT = 2
+_LAST_LINES = 2.0  # seconds for the rest of the access log when everything else has ended
 
 
 class Worker:
@@ -37,11 +42,16 @@ class Worker:
         self._sock = channel
         self._open_files = open_files
         self._limits = Limits()
+        self._admission = Admission(self._limits, open_files)
+        self._contexts = TlsContexts(self._warn)
+        self._acceptors: dict[str, Acceptor] = {}
         self._listeners: dict[str, Listener] = {}
         self._forwarders: dict[str, Forwarder] = {}
         self._ending = asyncio.Event()
         self._requests = msgspec.json.Decoder(messages.Request)
         self._encode = msgspec.json.Encoder().encode
+        self._prober: Prober | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._gateway: Gateway
         self._channel: Channel
         self._tasks: asyncio.TaskGroup
@@ -63,56 +73,105 @@ class Worker:
         while True:
             await asyncio.sleep(1)
             self._gateway.sweep()
+            for acceptor in self._acceptors.values():
+                acceptor.sweep()
+            if self._gateway.log is not None:
+                self._gateway.log.flush()
 
     async def _drain(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
+        for acceptor in self._acceptors.values():
+            acceptor.close()
         for listener in self._listeners.values():
             listener.close()
         for forwarder in self._forwarders.values():
             forwarder.close()
+        await asyncio.sleep(0)  # one turn for what was just accepted to be a client
         self._gateway.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.drain):
                 await self._gateway.quiet()
         self._gateway.abort()
         await asyncio.sleep(0)  # one turn for the connections to be gone
+        if self._gateway.log is not None:
+            await self._gateway.log.close(_LAST_LINES)
 
     def _received(self, payload: bytes) -> None:
         request = self._requests.decode(payload)
-        reply: messages.Reply
+        count = 0
         match request:
-            case messages.Start(number, limits):
-                self._limits = self._gateway.limits = limits
-                reply = messages.Done(number)
-            case messages.Publish(number, _, routes):
-                self._gateway.publish(msgspec.json.decode(routes, type=Routes))
-                reply = messages.Done(number)
-            case messages.Listen(number, database):
-                self._listen(database, socket.socket(fileno=self._channel.take_descriptor()))
-                reply = messages.Done(number)
-            case messages.Close(number, database):
-                reply = messages.Done(number, self._close(database))
+            case messages.Start():
+                self._start(request)
+            case messages.Publish(_, _, encoded):
+                routes = msgspec.json.decode(encoded, type=Routes)
+                self._gateway.publish(routes)
+                if self._prober is not None:
+                    self._prober.publish(routes)
+            case messages.Certify(_, encoded):
+                self._certify(msgspec.json.decode(encoded, type=CertificateSet))
+            case messages.Listen(_, listener):
+                self._listen(listener, socket.socket(fileno=self._channel.take_descriptor()))
+            case messages.Close(_, database):
+                count = self._close(database)
+            case messages.WriteLog(_, on):
+                self._write_log(self._channel.take_descriptor() if on else None)
             case messages.ListSessions(number, database):
                 forwarder = self._forwarders.get(database)
-                reply = messages.SessionList(number, tuple(forwarder.sessions()) if forwarder else ())
-            case messages.Ping(number):
-                reply = messages.Done(number)
-        self._channel.send(self._encode(reply))
+                sessions = tuple(forwarder.sessions()) if forwarder else ()
+                self._send(messages.SessionList(number, sessions))
+                return
+        self._send(messages.Done(request.number, count))
 
-    def _listen(self, database: str, sock: socket.socket) -> None:
-        if database in self._listeners:
+    def _send(self, message: messages.FromWorker) -> None:
+        self._channel.send(self._encode(message))
+
+    def _start(self, start: messages.Start) -> None:
+        self._limits = self._gateway.limits = start.limits
+        self._admission = Admission(start.limits, self._open_files)
+        if start.probes:
+            self._prober = Prober(self._gateway.spawn, self._tell, start.health)
+            self._probing = self._tasks.create_task(self._prober.run(), name="prober")
+
+    def _tell(self, replica_id: str, fault: str) -> None:
+        self._send(messages.Health(replica_id, fault))
+
+    def _certify(self, certificates: CertificateSet) -> None:
+        try:
+            self._contexts.replace(certificates)
+        except ValueError as error:
+            self._warn(f"the certificates before these stay: {error}")
+
+    def _warn(self, detail: str) -> None:
+        self._send(messages.Note("TLS", "warning", detail))
+
+    def _write_log(self, descriptor: int | None) -> None:
+        log = self._gateway.log
+        if descriptor is None:
+            self._gateway.log = None
+            if log is not None:
+                self._gateway.spawn(log.close(_LAST_LINES), "access log")
+        elif log is not None:
+            log.reopen(descriptor)
+        else:
+            self._gateway.log = AccessLog(descriptor, self._limits.log_sample, self._send)
+
+    def _listen(self, name: str, sock: socket.socket) -> None:
+        if name in self._listeners or name in self._acceptors:
             sock.close()  # told twice: once as part of the state at the start
-        elif not database:
-            self._listeners[database] = Listener(sock, self._http_accepted)
+        elif name in (messages.HTTP, messages.HTTPS):
+            context = self._contexts.context if name == messages.HTTPS else None
+            self._acceptors[name] = Acceptor(sock, self._gateway, self._admission, context)
         else:
             gateway = self._gateway
             forwarder = Forwarder(
-                database,
-                lambda: gateway.table.routes.databases.get(database),
+                name,
+                lambda: gateway.table.routes.databases.get(name),
                 gateway.spawn,
                 self._limits.connect,
             )
-            self._forwarders[database] = forwarder
-            self._listeners[database] = Listener(sock, forwarder.accepted)
+            self._forwarders[name] = forwarder
+            self._listeners[name] = Listener(sock, forwarder.accepted)
 
     def _close(self, database: str) -> int:
         listener, forwarder = self._listeners.pop(database, None), self._forwarders.pop(database, None)
@@ -120,28 +179,16 @@ class Worker:
             listener.close()
         return forwarder.close() if forwarder is not None else 0
 
-    def _http_accepted(self, sock: socket.socket) -> None:
-        most = self._limits.connections or (self._open_files - _RESERVED_FILES) // _FILES_PER_CLIENT
-        if len(self._gateway.clients) >= most:
-            self._listeners[""].pause()  # whoever waits in the backlog is served when there is room
-        self._gateway.spawn(self._serve(sock), "accept")
-
-    async def _serve(self, sock: socket.socket) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: ClientConnection(self._gateway), sock)
-        except OSError:
-            sock.close()  # gone already
-
     def _report(self, error: BaseException) -> None:
         detail = "".join(traceback.format_exception(error))
-        self._channel.send(self._encode(messages.Note("worker error", "error", detail)))
+        self._send(messages.Note("worker error", "error", detail))
 
     def _loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         error = context.get("exception")
         if isinstance(error, BaseException):
             self._report(error)
         else:
-            self._channel.send(self._encode(messages.Note("worker error", "error", str(context.get("message")))))
+            self._send(messages.Note("worker error", "error", str(context.get("message"))))
 
 
 def main() -> None:
@@ -149,6 +196,7 @@ def main() -> None:
     privileges.close_inherited(descriptor)
     open_files = privileges.raise_open_files()
     privileges.drop(int(uid) if uid != "-" else None, int(gid) if gid != "-" else None)
+    ignore_bad_names()
 
     async def serve() -> None:
         await Worker(socket.socket(fileno=descriptor), open_files).run()

@@ -15,14 +15,16 @@ from sidegate.core.plan import (
     DisconnectContainer,
     ForgetFlows,
     InstallFastPath,
+    IssueCertificates,
     KillSessions,
     OpenForwarder,
     Plan,
+    PublishCertificates,
     PublishRoutes,
     RemoveNetwork,
 )
 from sidegate.errors import SidegateError
-from sidegate.reconciler.world import Databases, DataPlane, Engine, Host
+from sidegate.reconciler.world import Certificates, Databases, DataPlane, Engine, Host
 
 CHAINS_AT_ONCE = 8  # the engine works on about this many networks side by side before calls only queue
 
@@ -48,6 +50,8 @@ class Applier:
     host: Host
     data_plane: DataPlane
     databases: Databases
+    certificates: Certificates | None = None
+    """None: no TLS."""
 
     async def apply(self, plan: Plan) -> tuple[Failure, ...]:
         """Carry out every chain, side by side and bounded; returns what failed, in no particular order."""
@@ -96,6 +100,10 @@ class Applier:
                 await self.databases.kill_sessions(action.database, action.peers)
             case InstallFastPath():
                 await self.host.install_fast_path()
+            case IssueCertificates() if self.certificates is not None:
+                await self.certificates.issue(action.names)
+            case PublishCertificates():
+                await self.data_plane.publish_certificates(action.certificates)
             case PublishRoutes():
                 await self.data_plane.publish(action.routes)
             case OpenForwarder():

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from sidegate.core.certificates import CertificateState, assign
 from sidegate.core.desired import Desired, desire
 from sidegate.core.labels import Discovery
 from sidegate.core.model import Container, EngineState, HostState, Intent, Problem, Rules
@@ -20,7 +21,14 @@ from sidegate.core.newcomers import expect
 from sidegate.core.plan import CloseForwarder, CreateNetwork, CutAction, KillSessions, Plan
 from sidegate.core.reconcile import Observed, reconcile
 from sidegate.core.routes import Routes
-from sidegate.errors import EngineError, EngineUnavailableError, HostToolError, StoreError, SubnetTakenError
+from sidegate.errors import (
+    DataPlaneError,
+    EngineError,
+    EngineUnavailableError,
+    HostToolError,
+    StoreError,
+    SubnetTakenError,
+)
 from sidegate.reconciler.apply import Applier, Failure
 from sidegate.reconciler.world import IntentStore
 
@@ -70,6 +78,7 @@ class Loop:
         self._clock = clock
         self._wanted = 0  # the newest pass that somebody asked for
         self._woken = asyncio.Event()
+        self._heard = asyncio.Event()
         self._waiting: list[tuple[int, asyncio.Future[Pass]]] = []
         self._purging = False
         self._bad_subnets: set[str] = set()
@@ -83,6 +92,7 @@ class Loop:
         """Ask for a pass soon; calls while one runs make one more."""
         self._wanted += 1
         self._woken.set()
+        self._heard.set()
 
     async def settle(self, deadline: float = 30.0) -> Pass:
         """Wake, and return the first pass that began after this call. Raises TimeoutError after `deadline` seconds."""
@@ -108,6 +118,30 @@ class Loop:
 
     async def run(self) -> None:
         """Pass after pass, until cancelled. The first is due at once."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._let_go(), name="let go")
+            await self._passes()
+
+    async def _let_go(self) -> None:
+        """Take replicas that were told to stop out of the routes, beside whatever a pass is busy with: until the engine
+        was asked again and again their process may be gone."""
+        while True:
+            await self._heard.wait()
+            self._heard.clear()
+            state = self._applier.engine.told_to_stop(self.state)
+            if state == self.state:
+                continue
+            routes = self._desire(self._store.intent, state, engine_up=self.last.engine_up).routes
+            if routes == self._applier.data_plane.published():
+                continue
+            try:
+                await self._applier.data_plane.publish(routes)
+            except DataPlaneError as error:  # the pass that follows tries again, and reports it
+                log.warning("replicas that stop are not let go of yet", error=str(error))
+            else:
+                log.info("replicas let go of", stopping=[c.name for c in state.containers if c.stopping])
+
+    async def _passes(self) -> None:
         resync_at = self._clock()
         while True:
             full = self._clock() >= resync_at
@@ -132,9 +166,12 @@ class Loop:
         if full:
             self._bad_subnets.clear()
         for _ in range(ROUNDS):
+            certificates = await self._certificates(full=full)
             state, host, fault = await self._observe(full=full)
             full = False
             desired = self._desire(intent, state, engine_up=not fault)
+            if certificates is not None and not self._purging:
+                desired = replace(desired, certificates=assign(desired.routes, certificates))
             self.state, self.desired = state, desired
             observed = self._observed(state, host, engine_up=not fault)
             plan, unplanned = reconcile(desired, observed, self.rules)
@@ -149,6 +186,8 @@ class Loop:
         await self._remember(intent, desired, engine_up=not fault)
         failures = (*(failure for failure in failures if failure not in uncut), *uncut)
         problems = {*desired.problems, *unplanned, *self._cut_faults.values()}
+        if desired.certificates is not None:
+            problems |= set(desired.certificates.problems)
         problems |= {Problem("sidegate", str(f)) for f in failures if f.action.essential}
         if host.fast_path_fault:
             problems.add(Problem("host", host.fast_path_fault))
@@ -206,6 +245,10 @@ class Loop:
         finally:
             look.cancel()
 
+    async def _certificates(self, *, full: bool) -> CertificateState | None:
+        source = self._applier.certificates
+        return await source.observe(full=full) if source is not None else None
+
     def _survivors(self) -> EngineState:
         """What was there last, with containers whose process has ended shown as exited."""
 
@@ -220,7 +263,14 @@ class Loop:
     def _desire(self, intent: Intent, state: EngineState, *, engine_up: bool) -> Desired:
         if self._purging:
             return Desired(Discovery({}, {}), routes=Routes())
-        return desire(intent, state, self.rules, gone=self._gone(), engine_up=engine_up)
+        return desire(
+            intent,
+            self._applier.engine.told_to_stop(state),
+            self.rules,
+            gone=self._gone(),
+            engine_up=engine_up,
+            health=self._applier.data_plane.health(),
+        )
 
     def _gone(self) -> frozenset[str]:
         return frozenset(app for app, at in self._missing_since.items() if self._clock() - at > DOMAIN_GRACE)
@@ -228,7 +278,13 @@ class Loop:
     def _observed(self, state: EngineState, host: HostState, *, engine_up: bool) -> Observed:
         data_plane = self._applier.data_plane
         return Observed(
-            state, host, data_plane.listeners(), data_plane.published(), frozenset(self._bad_subnets), engine_up
+            state,
+            host,
+            data_plane.listeners(),
+            data_plane.published(),
+            frozenset(self._bad_subnets),
+            engine_up,
+            data_plane.certified(),
         )
 
     async def _apply(self, plan: Plan) -> tuple[Failure, ...]:

@@ -3,10 +3,11 @@
 Every call has a deadline of its own and raises only errors of `sidegate.errors`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from ipaddress import IPv4Network
 from typing import Protocol
 
+from sidegate.core.certificates import CertificateSet, CertificateState
 from sidegate.core.model import EngineState, HostState, Intent
 from sidegate.core.newcomers import Newcomers
 from sidegate.core.routes import Routes
@@ -21,6 +22,10 @@ class Engine(Protocol):
 
         Raises EngineUnavailableError when the engine does not answer.
         """
+
+    def told_to_stop(self, state: EngineState) -> EngineState:
+        """What was observed, with what has been heard since of containers that were told to stop: at once, no call of
+        the engine. `observe` says it too. A hint: it may end although the container goes on running."""
 
     async def version(self) -> str:
         """The engine's version; raises EngineUnavailableError."""
@@ -93,6 +98,16 @@ class Host(Protocol):
         """Whether that process still runs; None when processes of containers cannot be seen from here."""
 
 
+class Certificates(Protocol):
+    """The certificates of the directory and of the local authority."""
+
+    async def observe(self, *, full: bool = False) -> CertificateState:
+        """Everything there is; what is wrong is part of it. `full`: have the authority try again."""
+
+    async def issue(self, names: Collection[str]) -> None:
+        """Begin to issue leafs for these, and wait a moment for them. Raises CertificateError."""
+
+
 class DataPlane(Protocol):
     """The workers, as their supervisor offers them."""
 
@@ -105,6 +120,16 @@ class DataPlane(Protocol):
     async def publish(self, routes: Routes) -> int:
         """Hand new routes to every worker; returns the version when all have acknowledged (a worker that does not
         within 1 s is replaced, and the replacement's acknowledgement counts)."""
+
+    async def publish_certificates(self, certificates: CertificateSet) -> None:
+        """Hand new certificates to every worker; returns when all present them to new connections."""
+
+    def certified(self) -> CertificateSet | None:
+        """The certificates published last."""
+
+    def health(self) -> Mapping[str, str]:
+        """What active checks found of published replicas: container id -> fault, empty while it is well. One that is
+        not there is not known yet, or not asked."""
 
     async def open_forwarder(self, database: str, port: int) -> None:
         """Bind and listen on every worker; returns when all accept. Open on that port already is success.

@@ -3,6 +3,8 @@
     app.py               serves HTTP on PORT (default 8080) until SIGTERM
     app.py query SQL     runs one query with one connection attempt, prints the rows; exit 0, or 1 with the reason
 
+On SIGTERM it answers what it has in hand and closes its connections; with ON_SIGTERM=exit it is gone at once.
+
 The database comes from DB_HOST, DB_PORT (3306), DB_NAME, DB_USER and DB_PASSWORD. Without DB_HOST the app runs and
 says on its page that it has no database.
 """
@@ -270,6 +272,8 @@ def serve(port: int) -> None:
         else:
             response.content_length = left
         await response.prepare(request)
+        if request.method == "HEAD":
+            return response  # aiohttp would write the pieces all the same
         while left:
             data = piece[: min(size, left)]
             await response.write(data)
@@ -321,6 +325,8 @@ def serve(port: int) -> None:
         stop = asyncio.Event()
         for sig in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(sig, stop.set)
+        if os.environ.get("ON_SIGTERM") == "exit":
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 143)
         print(f"listening on port {port}", flush=True)
 
         await stop.wait()

@@ -76,16 +76,19 @@ class StateDocument(Document, frozen=True):
 
     status: str = ""
     pid: int = 0
+    started_at: str = ""
     health: HealthDocument | None = None
 
 
 class ConfigDocument(Document, frozen=True):
-    """Config of a container or an image; `env` is a list of KEY=VALUE."""
+    """Config of a container or an image; `env` is a list of KEY=VALUE, `stop_timeout` in seconds."""
 
     image: str = ""
     labels: dict[str, str] | None = None
     env: tuple[str, ...] | None = None
     exposed_ports: dict[str, object] | None = None
+    stop_signal: str = ""
+    stop_timeout: int | None = None
 
 
 class HostConfig(Document, frozen=True):
@@ -188,6 +191,17 @@ class Event(Document, frozen=True):
     def container(self) -> str:
         """The id of the container concerned; empty where there is none, as for a network that was made."""
         return self.actor.id if self.type == "container" else (self.actor.attributes or {}).get("container", "")
+
+    @property
+    def at(self) -> str:
+        """When it happened, as `utc` writes times."""
+        seconds, nanoseconds = divmod(self.time_nano, 10**9)
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+    @property
+    def signal(self) -> str:
+        """The signal that a kill event is about, by number or name; empty for every other event."""
+        return (self.actor.attributes or {}).get("signal", "") if self.action == "kill" else ""
 
 
 def container_of(document: ContainerDocument, image_labels: Mapping[str, str]) -> Container:

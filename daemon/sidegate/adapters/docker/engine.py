@@ -8,15 +8,16 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import TypeVar
 
 from sidegate.adapters.docker.client import EngineAnswerError, EngineClient, UnconfirmedError
-from sidegate.adapters.docker.documents import ContainerRow, container_of, network_of
+from sidegate.adapters.docker.documents import ContainerRow, Event, container_of, network_of
 from sidegate.adapters.docker.events import EventStream
 from sidegate.adapters.docker.greeter import Greeter
 from sidegate.adapters.docker.hold import Hold
+from sidegate.adapters.docker.stopping import Stopping, StopRule
 from sidegate.core.model import Container, EngineState
 from sidegate.core.newcomers import Newcomers
 from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, SubnetTakenError
@@ -34,10 +35,11 @@ INSPECT_PATIENCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """A container as last inspected, and what its list row said then."""
+    """A container as last inspected, how it is told to stop, and what its list row said then."""
 
     fingerprint: tuple[object, ...]
     container: Container
+    stop: StopRule
 
 
 class DockerEngine:
@@ -60,7 +62,8 @@ class DockerEngine:
         self._wake: Callable[[], None] = lambda: None
         self._known: dict[str, Inspected] = {}
         self._outdated: set[str] = set()
-        self._inspecting: dict[str, asyncio.Future[Container]] = {}
+        self._inspecting: dict[str, asyncio.Future[tuple[Container, StopRule]]] = {}
+        self._stopping = Stopping()
         self._image_labels: dict[str, Mapping[str, str]] = {}
         self._looked = False
         self._closed = False
@@ -86,6 +89,9 @@ class DockerEngine:
         for gone in self._known.keys() - present:
             del self._known[gone]
         self._outdated &= present
+        if self._stopping:
+            known = {key: inspected.container for key, inspected in self._known.items()}
+            self._stopping.forget(known, asyncio.get_running_loop().time())
         if full:
             used = {row.image_id for row in rows}
             self._image_labels = {image: labels for image, labels in self._image_labels.items() if image in used}
@@ -96,11 +102,18 @@ class DockerEngine:
             if row.id not in self._known and row.network_settings
             for network in row.network_settings.networks or ()
         }
-        return EngineState(
+        observed = EngineState(
             unseen=frozenset(unseen),
             containers=tuple(sorted((i.container for i in self._known.values()), key=lambda c: c.name)),
             networks=tuple(sorted((network_of(n) for n in networks), key=lambda n: n.name)),
         )
+        return self.told_to_stop(observed)
+
+    def told_to_stop(self, state: EngineState) -> EngineState:
+        if not self._stopping:
+            return state
+        now = asyncio.get_running_loop().time()
+        return replace(state, containers=tuple(self._stopping.shown(c, now) for c in state.containers))
 
     def _stale(self, row: ContainerRow) -> bool:
         known = self._known.get(row.id)
@@ -132,7 +145,7 @@ class DockerEngine:
         self._inspecting[row.id] = future
         fingerprint = row.fingerprint()
 
-        def inspected(answer: asyncio.Future[Container]) -> None:
+        def inspected(answer: asyncio.Future[tuple[Container, StopRule]]) -> None:
             del self._inspecting[row.id]
             if answer.cancelled():
                 return
@@ -141,11 +154,11 @@ class DockerEngine:
                 if _is_missing(error):
                     self._known.pop(row.id, None)
             else:
-                self._known[row.id] = Inspected(fingerprint, answer.result())
+                self._known[row.id] = Inspected(fingerprint, *answer.result())
 
         future.add_done_callback(inspected)
 
-    def _describe(self, container_id: str) -> Container:
+    def _describe(self, container_id: str) -> tuple[Container, StopRule]:
         """Blocking: one container, with the labels of its image (asked for once per image)."""
         document = self._client.container(container_id)
         labels = self._image_labels.get(document.image)
@@ -156,9 +169,10 @@ class DockerEngine:
                 if error.http_status != 404:
                     raise
                 # Which labels were the image's nobody can say any more: all may have been.
-                return container_of(document, (document.config.labels if document.config else None) or {})
-            self._image_labels[document.image] = labels
-        return container_of(document, labels)
+                labels = document.config.labels or {}
+            else:
+                self._image_labels[document.image] = labels
+        return container_of(document, labels), StopRule.of(document)
 
     async def version(self) -> str:
         return await self._ask("say its version", self._client.version)
@@ -284,9 +298,19 @@ class DockerEngine:
         if self._stream is not None:
             self._stream.interrupt(lost=lost)
 
-    def _changed(self, container_id: str) -> None:
-        self._outdated.add(container_id)
-        self._wake()
+    def _changed(self, event: Event) -> None:
+        if event.signal:
+            self._signalled(event)
+        else:
+            self._outdated.add(event.container)
+            self._wake()
+
+    def _signalled(self, event: Event) -> None:
+        """Nothing about the container has changed yet; but if this ends it, others should take its work now."""
+        known, loop = self._known.get(event.container), asyncio.get_running_loop()
+        if known and (seconds := self._stopping.hear(event, known.container, known.stop, loop.time())):
+            loop.call_later(seconds, lambda: self._wake())
+            self._wake()
 
     def _resumed(self) -> None:
         self._outdated.update(self._known)  # whatever was said meanwhile was said to nobody

@@ -1,6 +1,7 @@
 """The engine's event stream, read in a thread of its own that never gives up.
 
-Owns one subscription at a time. Events carry no truth here: each says only "look again, this container is concerned".
+Owns one subscription at a time. Events carry no truth here: each says only "look again, this container is
+concerned", or which signal it was sent.
 Calls back on the event loop's thread.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from sidegate.adapters.docker.client import EngineClient, EventFeed
+from sidegate.adapters.docker.documents import Event
 from sidegate.errors import EngineError, EngineUnavailableError
 
 FIRST_DELAY, LAST_DELAY = 0.05, 1.0
@@ -22,16 +24,16 @@ log = structlog.get_logger("sidegate.docker")
 
 
 class EventStream:
-    """Calls `changed(container_id)` per event that matters, and `resumed()` after each (re)subscription and each loss.
+    """Calls `changed(event)` per event that matters, and `resumed()` after each (re)subscription and each loss.
 
-    `container_id` is empty for an event about no container. Where nothing is heard (the engine is away, `interrupt`),
+    Where nothing is heard (the engine is away, `interrupt`),
     it tries again after 0.05 s doubling to 1 s, for ever; one log line for a loss, one for the recovery.
     """
 
     def __init__(
         self,
         client: EngineClient,
-        changed: Callable[[str], None],
+        changed: Callable[[Event], None],
         resumed: Callable[[], None],
     ) -> None:
         self._client = client
@@ -106,14 +108,14 @@ class EventStream:
             self._tell(self._resumed)
             for event in feed:
                 since = f"{event.time_nano // 10**9}.{event.time_nano % 10**9:09d}"
-                self._tell(self._changed, event.container)
+                self._tell(self._changed, event)
         finally:
             with self._lock:
                 self._feed = None
             feed.close()
         return since
 
-    def _tell(self, callback: Callable[..., None], *arguments: str) -> None:
+    def _tell(self, callback: Callable[..., None], *arguments: Event) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, *arguments)
         except RuntimeError:  # the loop is closed: nobody listens any more
