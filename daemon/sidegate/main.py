@@ -126,6 +126,7 @@ async def serve(settings: Settings) -> None:
                 external_ports=settings.external_ports,
                 http_port=settings.http_port,
                 certificates=certificates,
+                https_port=settings.https_port,
             )
         )
         await supervisor.bind()
@@ -140,7 +141,8 @@ async def serve(settings: Settings) -> None:
                     await loop.settle()  # routes first: a worker without them would answer 404 to everybody
                 await supervisor.start()
                 running.append(tasks.create_task(supervisor.run(), name="supervisor"))
-                logger.info("started", version=__version__, http_port=settings.http_port, pid=os.getpid())
+                served = {"http_port": settings.http_port, "https_port": settings.https_port}
+                logger.info("started", version=__version__, **served, pid=os.getpid())
                 await stopping.wait()
             logger.info("stopping")
             for task in running:

@@ -16,6 +16,7 @@ from sidegate.core.routes import MAINTENANCE, PAUSED, SERVING, AppRoute
 from sidegate.errors import InvalidInputError, SidegateError
 
 MODES = (SERVING, PAUSED, MAINTENANCE)
+STANDARD_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +122,16 @@ class AppVerbs:
         return sorted(domain for domain, app in self.world.loop.last.desired.claims.items() if app == name)
 
     def _urls(self, name: str) -> list[str]:
-        port = "" if self.world.http_port == 80 else f":{self.world.http_port}"
-        hosts = [f"{name}.{self.world.loop.rules.base_domain}"]
+        """Where it answers: over HTTP unless that only redirects, and over HTTPS where there is TLS."""
+        world, routes = self.world, self.world.loop.last.desired.routes
+        ports = {"http": world.http_port, "https": world.https_port}
+        if not world.https_port:
+            del ports["https"]
+        elif routes.policies[self._route(name).policy].https_redirect:
+            del ports["http"]
+        hosts = [f"{name}.{world.loop.rules.base_domain}"]
         hosts += [domain for domain in self._domains(name) if not domain.startswith("*")]
-        return [f"http://{host}{port}{slash}{path}" for host, slash, path in (h.partition("/") for h in hosts)]
+        return [_url(scheme, port, host) for host in hosts for scheme, port in ports.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,11 @@ class EnvVerbs:
         replicas = self.world.discovery.apps.get(app, App(app)).replicas
         values.setdefault("PORT", str(replicas[0].port if replicas else DEFAULT_APP_PORT))
         return export(values, form)
+
+
+def _url(scheme: str, port: int, domain: str) -> str:
+    host, slash, path = domain.partition("/")
+    return f"{scheme}://{host}{'' if port == STANDARD_PORTS[scheme] else f':{port}'}{slash}{path}"
 
 
 def _notes(name: str, before: str, asked: schemas.AppRequest) -> list[str]:

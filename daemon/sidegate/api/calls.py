@@ -70,7 +70,7 @@ def _app_named(asked: Asked) -> tuple[str, str]:
     changes = [name if value is None else f"{name}={value}" for name, value in body.options.items()]
     if not changes:
         return {"paused": "app pause", "maintenance": "app maintenance"}.get(body.mode, "app resume"), app
-    verb = "app unset" if body.mode is None and not any(body.options.values()) else "app set"
+    verb = "app unset" if body.mode is None and set(body.options.values()) == {None} else "app set"
     return verb, " ".join([app, *([f"mode={body.mode}"] if body.mode else []), *changes])
 
 

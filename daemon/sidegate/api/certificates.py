@@ -28,13 +28,16 @@ class CertificateVerbs:
         files = {certificate.name: self._view(certificate, assignment) for certificate in assignment.state.files}
         for problem in assignment.problems:
             name = problem.subject.removeprefix(_SUBJECT)
-            if name == problem.subject:
-                continue
-            if name not in files:
+            if name != problem.subject and name not in files:
                 files[name] = schemas.CertificateView(
-                    name=name, names=[], source=FILE, issuer=None, expires=None, used_by=[], problems=[]
+                    name=name,
+                    names=[],
+                    source=FILE,
+                    issuer=None,
+                    expires=None,
+                    used_by=[],
+                    problems=_problems(name, assignment),
                 )
-            files[name].problems.append(problem.text)
         issued = {c.id: c for c in assignment.state.issued.values() if c.id in assignment.presented.pairs}
         return [
             *(files[name] for name in sorted(files)),
@@ -92,8 +95,12 @@ class CertificateVerbs:
             issuer=certificate.issuer,
             expires=certificate.not_after,
             used_by=sorted(apps),
-            problems=[],
+            problems=_problems(certificate.name, assignment) if certificate.name else [],
         )
+
+
+def _problems(name: str, assignment: Assignment) -> list[str]:
+    return [problem.text for problem in assignment.problems if problem.subject == _SUBJECT + name]
 
 
 def _check_name(name: str) -> str:

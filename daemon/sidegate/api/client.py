@@ -149,7 +149,9 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def quote(*parts: str) -> str:
-    """Parts of a path, each percent-encoded, joined with slashes."""
+    """Parts of a path, each percent-encoded, joined with slashes. Raises InvalidInputError for an empty one."""
+    if not all(parts):
+        raise InvalidInputError("a name is empty: say which")
     return "/".join(urllib.parse.quote(part, safe="") for part in parts)
 
 

@@ -175,6 +175,8 @@ class World:
     http_port: int
     certificates: CertificateFiles | None = None
     """None: no TLS."""
+    https_port: int = 0
+    """The public one, 0 without TLS."""
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held from a check to the write that rests on it, never while a pass is awaited."""
 

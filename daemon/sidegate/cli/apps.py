@@ -57,7 +57,7 @@ def _show_app(found: schemas.AppView) -> None:
         [
             ("app", found.name),
             ("state", _state(found)),
-            ("urls", found.urls),
+            ("urls", f"\n{' ' * tables.MARGIN}".join(found.urls)),
             ("domains", found.domains),
             ("connected to", found.connections),
             ("variables", found.env),
@@ -87,8 +87,8 @@ def app_set(session: Session, name: str, options: tuple[str, ...]) -> None:
 
     \b
     https             both, or redirect: plain HTTP is redirected to HTTPS
-    www               remove: www.HOST is redirected to HOST; add: the other way round; keep
-    hsts              how long browsers are told to use HTTPS alone, such as 365d; off
+    www               remove: www.HOST is redirected to HOST; add: the reverse; keep
+    hsts              how long browsers shall use HTTPS alone, such as 365d; off
     max-body          the largest body of a request; off for no limit
     connect-timeout   for a replica to accept a connection
     response-timeout  from the end of a request to the head of its response; off
@@ -123,7 +123,7 @@ def app_set(session: Session, name: str, options: tuple[str, ...]) -> None:
 @common
 @pass_session
 def app_unset(session: Session, name: str, options: tuple[str, ...]) -> None:
-    """Forget options that were set: labels count again, and then the settings.
+    """Forget options that were set. Labels count again, and then the settings.
 
     \b
     Example:
@@ -137,8 +137,8 @@ def app_unset(session: Session, name: str, options: tuple[str, ...]) -> None:
 @common
 @pass_session
 def app_pause(session: Session, name: str) -> None:
-    """Have requests wait until `app resume`, for as long as pause_seconds and as many as pause_requests allow; what is
-    under way goes on. Kept across restarts. An app in maintenance leaves it.
+    """Have requests wait until `app resume`. They wait for as long as pause_seconds and as many as pause_requests
+    allow; what is under way goes on. Kept across restarts. An app in maintenance leaves it.
 
     \b
     Example:
@@ -152,7 +152,7 @@ def app_pause(session: Session, name: str) -> None:
 @common
 @pass_session
 def app_resume(session: Session, name: str) -> None:
-    """Serve again, whether the app was paused or in maintenance; requests that wait are let go on.
+    """Serve again after a pause or maintenance. Requests that wait are let go on.
 
     \b
     Example:
@@ -167,8 +167,8 @@ def app_resume(session: Session, name: str) -> None:
 @common
 @pass_session
 def app_maintenance(session: Session, switch: str, name: str) -> None:
-    """Answer requests with a 503 that says when to come again (on), or serve (off). Kept across restarts. A paused app
-    is paused no more: requests that waited get the 503.
+    """Answer requests with a 503 (on), or serve again (off). The 503 says when to come again. Kept across restarts. A
+    paused app is paused no more: requests that waited get the 503.
 
     \b
     Example:

@@ -99,7 +99,7 @@ complete_certificate = completer("/v1/certificates")
 @common
 @pass_session
 def cert_rm(session: Session, name: str) -> None:
-    """Remove a certificate that was added; its hosts get the local authority's.
+    """Remove a certificate that was added. Its hosts get the local authority's.
 
     \b
     Example:

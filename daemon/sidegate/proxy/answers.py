@@ -113,7 +113,10 @@ class Answers(Delivery):
         self._taken = 0
         self._since = self._gateway.tick
         if self._closing:
-            self._linger()
+            request = self._request
+            # Who asked for the close sends no more; where some of a body is still to come, or no head was understood,
+            # that is not known.
+            self._linger(silent=request is not None and not request.fields.keep_alive and self._upload is None)
             return
         self._state = IDLE
         self._release(HOLD_DIAL | HOLD_BACKEND)

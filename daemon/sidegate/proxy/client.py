@@ -103,16 +103,17 @@ class ClientTransport(asyncio.Protocol):
             if not self._holds and not self.transport.is_closing():
                 self.transport.resume_reading()
 
-    def _linger(self) -> None:
-        """Close after the last response.
+    def _linger(self, *, silent: bool) -> None:
+        """Close after the last response; `silent` is a client that has said all it will.
 
-        Closing while the client still sends would reset the connection and take the response with it: it gets our end
+        Closing while a client still sends would reset the connection and take the response with it: it gets our end
         first, and the connection goes when its own end arrives.
         """
+        silent = silent and not self._ahead
         self._state = LINGERING
         self._ahead = None
         self._release(~0)
-        if self._eof or self._secure:
+        if self._eof or self._secure or silent:
             self.transport.close()
         else:
             self.transport.write_eof()

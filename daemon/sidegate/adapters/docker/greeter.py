@@ -65,7 +65,7 @@ class Greeter:
             self._told = None
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", __name__, self._path),
+                    *(sys.executable, "-P", "-c", f"from {__name__} import main; main()", self._path),
                     stdin=asyncio.subprocess.PIPE,
                     env={"PATH": os.environ.get("PATH", os.defpath)},
                 )
@@ -255,6 +255,3 @@ def main() -> None:
         delay = FIRST_DELAY if time.monotonic() - began > LAST_DELAY else min(2 * delay, LAST_DELAY)
         time.sleep(delay)
 
-
-if __name__ == "__main__":
-    main()
