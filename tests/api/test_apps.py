@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from memory_daemon import PASSWORD, MemoryDaemon
+from sidegate.api.apps import AppVerbs
 from sidegate.api.schemas import AppRequest, AppView
 from sidegate.core.model import Variable
 from sidegate.core.routes import Policy, Routes
@@ -33,6 +35,24 @@ async def test_an_app_shows_its_replicas_urls_and_connections(daemon: MemoryDaem
     assert found.connections == ["shop-db"]
     assert "DB_HOST" in found.env
     assert await daemon.commands.apps.ls() == [found]
+
+
+async def test_urls_name_https_where_there_is_tls_and_http_where_it_does_more_than_redirect(
+    daemon: MemoryDaemon,
+) -> None:
+    daemon.app("shop", labels={"sidegate.domains": "shop.example/api"})
+    await daemon.settled()
+    tls = AppVerbs(replace(daemon.commands.apps.world, http_port=80, https_port=8443))
+    assert (await tls.show("shop")).urls == [
+        "http://shop.localhost",
+        "https://shop.localhost:8443",
+        "http://shop.example/api",
+        "https://shop.example:8443/api",
+    ]
+    await tls.change("shop", change(https="redirect"))
+    standard = AppVerbs(replace(tls.world, https_port=443))
+    assert (await standard.show("shop")).urls == ["https://shop.localhost", "https://shop.example/api"]
+    await tls.change("shop", change(https=None))
 
 
 async def test_an_app_without_containers_is_listed_with_the_reason(daemon: MemoryDaemon) -> None:
@@ -255,6 +275,8 @@ async def test_changes_are_audited_with_what_they_set(daemon: MemoryDaemon) -> N
         await daemon.call("PATCH", "/v1/apps/shop", AppView, body=body)
     with pytest.raises(InvalidInputError):
         await daemon.call("PATCH", "/v1/apps/shop", AppView, body=change(hsts="never"))
+    with pytest.raises(InvalidInputError):
+        await daemon.call("PATCH", "/v1/apps/shop", AppView, body=change(max_body=""))
     entries = [(e.verb, e.target, e.outcome) for e in reversed(await daemon.store.audit(10))]
     assert entries == [
         ("app pause", "shop", "done"),
@@ -264,4 +286,5 @@ async def test_changes_are_audited_with_what_they_set(daemon: MemoryDaemon) -> N
         ("app unset", "shop hsts", "done"),
         ("app set", "shop mode=paused hsts=1d", "done"),
         ("app set", "shop hsts=never", "invalid"),
+        ("app set", "shop max-body=", "invalid"),
     ]

@@ -72,6 +72,12 @@ async def test_what_is_added_is_presented_at_once_and_gone_at_once(node: MemoryD
         await node.commands.certificates.rm("shop")
 
 
+async def test_what_is_added_comes_with_what_is_wrong_with_it(node: MemoryDaemon) -> None:
+    added = await add(node, "early", *pair("shop.example", since=-2))
+    assert "is not valid before" in added.problems[0]
+    assert named(await node.commands.certificates.ls())["early"] == added
+
+
 async def test_what_cannot_be_right_is_refused_and_nothing_is_kept(node: MemoryDaemon, tmp_path: Path) -> None:
     for fault, name, chain, key in (
         ("does not belong", "shop", CHAIN, pair("x.example")[1]),

@@ -8,7 +8,7 @@ import pytest
 
 from sidegate.api import schemas
 from sidegate.api.client import Client, find_socket, quote
-from sidegate.errors import DaemonUnreachableError, SidegateError
+from sidegate.errors import DaemonUnreachableError, InvalidInputError, SidegateError
 
 
 @contextmanager
@@ -128,3 +128,8 @@ def test_a_code_that_is_not_known_is_still_an_error_with_its_sentence(tmp_path: 
 
 def test_parts_of_a_path_are_encoded() -> None:
     assert quote("a/b", "../é?") == "a%2Fb/..%2F%C3%A9%3F"
+
+
+def test_an_empty_name_is_told_from_an_unknown_call() -> None:
+    with pytest.raises(InvalidInputError, match="a name is empty"):
+        quote("shop", "")

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from sidegate.api.schemas import ProblemDocument
-from sidegate.errors import DaemonUnreachableError, SidegateError
+from sidegate.errors import DaemonUnreachableError, InvalidInputError, SidegateError
 
 T = TypeVar("T")
 SECONDS = 90.0  # a verb may wait for two passes of 30 s and for a login

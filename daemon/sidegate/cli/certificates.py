@@ -61,7 +61,7 @@ def _show(found: list[schemas.CertificateView]) -> None:
 @common
 @pass_session
 def cert_add(session: Session, chain: Path, key: Path, name: str | None) -> None:
-    """Present a certificate for the hosts that it names, in the place of an earlier one of that name.
+    """Present a certificate for the hosts that it names. It takes the place of an earlier one of that name.
 
     \b
     Example:

@@ -254,4 +254,3 @@ def main() -> None:
             door.listen()
         delay = FIRST_DELAY if time.monotonic() - began > LAST_DELAY else min(2 * delay, LAST_DELAY)
         time.sleep(delay)
-
