@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from proxy.wire import HOST, Client, Proxy, answering, backend, proxying, until
 from sidegate.core.routes import AppRoute, Policy, Upstream
 from sidegate.proxy.http1 import ClientConnection
+from sidegate.proxy.secure import SecureConnection
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 GET = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
@@ -53,7 +54,7 @@ class Secure:
 
     async def __aenter__(self) -> "Secure":
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: ClientConnection(self.proxy.gateway, secure=True, ended=self._ended),
+            lambda: SecureConnection(self.proxy.gateway, ended=self._ended),
             "127.0.0.1",
             0,
             ssl=self._context,

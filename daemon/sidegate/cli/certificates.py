@@ -42,7 +42,7 @@ def _show(found: list[schemas.CertificateView]) -> None:
     rows = [(c.name, c.names, c.source, c.issuer, tables.when(c.expires), c.used_by) for c in found]
     columns = ("name", "hosts", "from", "issuer", "expires", "used by")
     tables.table(columns, rows, empty="no certificates: see `sidegate status`")
-    tables.warn(f"{c.name} {text}" for c in found for text in c.problems)
+    tables.warn(f"{c.name}: {text}" for c in found for text in c.problems)
 
 
 @cert.command("add")

@@ -14,6 +14,7 @@ from sidegate.proxy.admission import Admission
 from sidegate.proxy.gateway import Gateway
 from sidegate.proxy.http1 import ClientConnection
 from sidegate.proxy.listener import Listener
+from sidegate.proxy.secure import SecureConnection
 
 _REFUSED = 32  # sockets of refused clients that wait until these have read why
 _DRAINED = 65536
@@ -103,9 +104,10 @@ class Acceptor:
 
     async def _open(self, sock: socket.socket, seat: "_Seat") -> None:
         secure = self._context is not None
+        kind = SecureConnection if secure else ClientConnection
         try:
             await self._loop.connect_accepted_socket(
-                lambda: ClientConnection(self._gateway, secure=secure, ended=seat.leave),
+                lambda: kind(self._gateway, ended=seat.leave),
                 sock,
                 ssl=self._context,
                 ssl_handshake_timeout=self._gateway.limits.head if secure else None,

@@ -24,8 +24,9 @@ _START = 5.0  # seconds from its start to its first one
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 # uvloop gives each TLS connection a buffer of 256 KiB of which it touches little. glibc moves such blocks to the heap
 # once some were freed, where what is touched stays: 46 KiB an idle connection instead of 29 with these (mallopt(3)).
+# What is read at once, 250 KiB at most, had better be on the heap.
 _ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(128 * 1024),
+    "MALLOC_MMAP_THRESHOLD_": str(255 * 1024),
     "MALLOC_TRIM_THRESHOLD_": str(16 * 1024 * 1024),
     "MALLOC_TOP_PAD_": str(1024 * 1024),
 }

@@ -5,7 +5,7 @@ Knows states but no message; http1.py adds the requests.
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 from sidegate.proxy.gateway import Gateway
 from sidegate.proxy.inbox import Inbox
@@ -22,23 +22,23 @@ _STATES = ("idle", "head", "parked", "dialling", "waiting", "answering", "linger
 HOLD_DIAL, HOLD_BACKEND, HOLD_AHEAD, HOLD_CLIENT = 1, 2, 4, 8
 
 
-class ClientTransport(asyncio.Protocol):
+class ClientTransport(asyncio.BaseProtocol):
     """One client's connection. `ended` is called once, when it is over, tunnel included.
 
     Over TLS (`secure`) no half can be closed before the other: a client that ends is gone.
     """
 
     __slots__ = (
-        "_ahead", "_closing", "_ended", "_eof", "_gateway", "_holds", "_peer", "_secure", "_since", "_state",
-        "_unsent", "transport",
+        "_ahead", "_closing", "_ended", "_eof", "_gateway", "_holds", "_peer", "_since", "_state", "_unsent",
+        "transport",
     )  # fmt: skip
 
+    secure: ClassVar[bool] = False
     transport: asyncio.Transport
     _peer: Peer
 
-    def __init__(self, gateway: Gateway, *, secure: bool = False, ended: Callable[[], None] | None = None) -> None:
+    def __init__(self, gateway: Gateway, *, ended: Callable[[], None] | None = None) -> None:
         self._gateway = gateway
-        self._secure = secure
         self._ended = ended
         self._state = IDLE
         self._since = gateway.tick
@@ -63,7 +63,7 @@ class ClientTransport(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._eof = True
-        if self._secure or not DIALLING <= self._state <= ANSWERING:
+        if self.secure or not DIALLING <= self._state <= ANSWERING:
             return False  # one that waits in the park has left, as far as can be known
         if self._sending():
             reset(self.transport)
@@ -113,7 +113,7 @@ class ClientTransport(asyncio.Protocol):
         self._state = LINGERING
         self._ahead = None
         self._release(~0)
-        if self._eof or self._secure or silent:
+        if self._eof or self.secure or silent:
             self.transport.close()
         else:
             self.transport.write_eof()

@@ -9,6 +9,7 @@ transport callbacks, and one sweep a second looks for what took too long.
 import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import ClassVar
 
 from sidegate.proxy import pages, way
 from sidegate.proxy.answers import PAUSED_NOW, SLOW, TOO_LARGE, Answers
@@ -31,6 +32,7 @@ from sidegate.proxy.client import (
 from sidegate.proxy.gateway import Gateway
 from sidegate.proxy.head import CHUNKED, UNTIL_CLOSE, RefusedHeadError, RequestHead, ResponseHead, parse_request
 from sidegate.proxy.record import Record
+from sidegate.proxy.relay import RelayEnd
 from sidegate.proxy.sockets import reset
 from sidegate.proxy.table import Table
 from sidegate.proxy.tunnel import Tunnel
@@ -43,8 +45,11 @@ class ClientConnection(Answers):
 
     __slots__ = ("_bounded", "_dechunk", "_head", "_pumping", "bodiless")
 
-    def __init__(self, gateway: Gateway, *, secure: bool = False, ended: Callable[[], None] | None = None) -> None:
-        super().__init__(gateway, secure=secure, ended=ended)
+    relay_end: ClassVar[type[RelayEnd]] = RelayEnd
+    """What it becomes in a tunnel."""
+
+    def __init__(self, gateway: Gateway, *, ended: Callable[[], None] | None = None) -> None:
+        super().__init__(gateway, ended=ended)
         self._reset_delivery()
         self._reset_answers()
         self._head: bytes | tuple[()] = ()  # the last head; an equal one is not parsed again. () begins nothing
@@ -330,7 +335,8 @@ class ClientConnection(Answers):
         self._connection = None
         self._first = b""
         self._state = GONE
-        tunnel = Tunnel(connection.backend, app.policy.websocket_idle, gateway.tick, self._tunnel_over)
+        idle = app.policy.websocket_idle
+        tunnel = Tunnel(connection.backend, idle, gateway.tick, self._tunnel_over, client_end=self.relay_end)
         gateway.tunnels.add(tunnel)
         gateway.forget(self)
         tunnel.begin(self.transport, connection.detach(), self._take_ahead(), first, ended=self._eof)

@@ -29,7 +29,7 @@ class Listener:
         sock: socket.socket,
         accepted: Callable[[socket.socket], None],
         *,
-        serve: Callable[[], asyncio.Protocol] | None = None,
+        serve: Callable[[], asyncio.BaseProtocol] | None = None,
         swift: Callable[[], bool] = _never,
         full: Callable[[], bool] = _never,
     ) -> None:
@@ -127,7 +127,7 @@ class Listener:
             self._resume = None
             self._begin()
 
-    def _protocol(self) -> asyncio.Protocol:
+    def _protocol(self) -> asyncio.BaseProtocol:
         assert self._serve is not None
         protocol = self._serve()
         if self._changing is None and not self._swift():

@@ -10,7 +10,7 @@ from typing import cast
 from sidegate.proxy.sockets import reset
 
 
-class RelayEnd(asyncio.Protocol):
+class RelayEnd(asyncio.BaseProtocol):
     """One of the two ends. `received` counts the bytes read here. `ended` is called once, when this end is gone."""
 
     __slots__ = ("_early", "_ended", "_finished", "_forward", "peer", "received", "transport")

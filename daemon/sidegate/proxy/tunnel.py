@@ -15,9 +15,17 @@ class Tunnel:
 
     __slots__ = ("_ended", "_idle", "_seen", "_since", "backend", "client_end", "server_end")
 
-    def __init__(self, backend: Backend, idle: int, tick: int, ended: Callable[["Tunnel"], None]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        idle: int,
+        tick: int,
+        ended: Callable[["Tunnel"], None],
+        *,
+        client_end: type[RelayEnd] = RelayEnd,
+    ) -> None:
         self.backend = backend
-        self.client_end = RelayEnd(self._end_gone)
+        self.client_end = client_end(self._end_gone)
         self.server_end = RelayEnd(self._end_gone)
         self._idle = idle
         self._seen = 0  # bytes both ways, as the last sweep found them
