@@ -14,6 +14,8 @@ import click
 import pytest
 
 from memory_daemon import PASSWORD, MemoryDaemon, running
+from pairs import pair
+from sidegate.adapters.certificates import Certificates
 from sidegate.api.calls import CALLS
 from sidegate.cli import session, sidegate, tables
 from sidegate.core.options import OPTIONS
@@ -308,16 +310,31 @@ async def test_an_export_is_the_format_and_nothing_else(node: MemoryDaemon) -> N
     assert json.loads(done.stdout)["DB_PASSWORD"] == PASSWORD
 
 
-async def test_names_are_completed_from_the_daemon(node: MemoryDaemon) -> None:
-    def complete(words: str, runtime_dir: str) -> str:
-        count = str(len(words.split()) - 1)
-        environ = {"_SIDEGATE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
-        environ["SIDEGATE_RUNTIME_DIR"] = runtime_dir
-        done = subprocess.run(
-            [Path(sys.executable).parent / "sidegate"], env=os.environ | environ, capture_output=True, text=True
-        )
-        return done.stdout
+def complete(words: str, runtime_dir: str) -> str:
+    count = str(len(words.split()) - 1)
+    environ = {"_SIDEGATE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
+    environ["SIDEGATE_RUNTIME_DIR"] = runtime_dir
+    done = subprocess.run(
+        [Path(sys.executable).parent / "sidegate"], env=os.environ | environ, capture_output=True, text=True
+    )
+    return done.stdout
 
+
+async def test_certificates_are_completed_though_the_authority_s_have_no_name(tmp_path: Path) -> None:
+    source = Certificates(tmp_path / "files", tmp_path / "authority", base_domain="localhost", managed=True)
+    try:
+        async with running(tmp_path, certificates=source) as node:
+            node.app("shop", labels={"sidegate.domains": "shop.example"})
+            await source.add("mine", *pair("other.example"))
+            await node.settled()
+            assert {c.name for c in await node.commands.certificates.ls()} == {"mine", None}
+            completed = await asyncio.to_thread(complete, "sidegate cert rm m", str(node.path.parent))
+            assert completed == "plain,mine\n"
+    finally:
+        await source.close()
+
+
+async def test_names_are_completed_from_the_daemon(node: MemoryDaemon) -> None:
     runtime_dir = str(node.path.parent)
     assert await asyncio.to_thread(complete, "sidegate db show sh", runtime_dir) == "plain,shop-db\n"
     assert await asyncio.to_thread(complete, "sidegate connect sh", runtime_dir) == "plain,shop-db\nplain,shop\n"

@@ -29,7 +29,7 @@ from sidegate.api.world import World
 from sidegate.core.desired import home_network
 from sidegate.core.model import DatabaseDetails, Rules
 from sidegate.core.routes import Policy
-from sidegate.errors import LoginFailedError, SettingsError, SidegateError
+from sidegate.errors import LoginFailedError, PortInUseError, SettingsError, SidegateError
 from sidegate.proxy import ports, privileges
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.supervisor import Supervisor
@@ -129,7 +129,10 @@ async def serve(settings: Settings) -> None:
                 https_port=settings.https_port,
             )
         )
-        await supervisor.bind()
+        try:
+            await supervisor.bind()
+        except PortInUseError as error:
+            raise PortInUseError(f"{error}: stop that, or set http_port and https_port (0: no TLS)") from None
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(loop.run(), name="loop")]
             engine.watch(loop.wake)

@@ -73,6 +73,21 @@ def test_each_layout_is_read_and_names_come_from_the_certificate(tmp_path: Path)
     )
 
 
+def test_a_directory_of_others_must_be_there_and_what_was_in_it_is_kept(tmp_path: Path) -> None:
+    live = tmp_path / "live"
+    directory = Directory(live, ours=False)
+    [problem] = directory.scan()[1]
+    assert (problem.subject, problem.text[:16]) == (str(live), "is no directory:")
+    assert not directory.changed()
+    live.mkdir()
+    put(live, "shop", *pair("shop.example"))
+    assert directory.changed()
+    assert seen(directory) == ({"shop": ("shop.example",)}, {})
+    live.rename(tmp_path / "away")
+    found, problems = directory.scan()
+    assert ([c.name for c in found], len(problems)) == (["shop"], 1)
+
+
 def test_a_directory_that_is_not_there_is_empty(tmp_path: Path) -> None:
     directory = Directory(tmp_path / "none")
     assert seen(directory) == ({}, {})

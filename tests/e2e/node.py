@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -47,13 +48,26 @@ def wait_for(what: str, probe: Callable[[], T | None], timeout: float = 20) -> T
 class Reply:
     status: int
     body: str
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """By names in lower case."""
 
 
 class Node:
-    """One daemon. `namespace`: a network namespace that it, its engine and its clients live in (else the host's)."""
+    """One daemon. `namespace`: a network namespace that it, its engine and its clients live in (else the host's).
+
+    `settings` of its own, by their keys, hold for every start.
+    """
 
     def __init__(
-        self, directory: Path, name: str, *, pool: str, ports: str, docker: str = "", namespace: str = ""
+        self,
+        directory: Path,
+        name: str,
+        *,
+        pool: str,
+        ports: str,
+        docker: str = "",
+        namespace: str = "",
+        settings: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.ours = ["--label", f"sidegate.instance={name}"]
@@ -76,6 +90,7 @@ class Node:
             "SIDEGATE_INTERNAL_POOL": pool,
             "SIDEGATE_INSTANCE": name,
             "SIDEGATE_RESYNC_SECONDS": "30",
+            **{f"SIDEGATE_{key.upper()}": value for key, value in settings.items()},
         }
         if docker:
             self.environ |= {"DOCKER_HOST": docker}
@@ -107,6 +122,11 @@ class Node:
         """End the daemon; returns its exit status."""
         assert self._process is not None
         self._process.send_signal(how)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Until the daemon has ended by itself; returns its exit status."""
+        assert self._process is not None
         status = self._process.wait(timeout=30)
         self._process = None
         return status
@@ -153,13 +173,22 @@ class Node:
     def problems(self) -> list[str]:
         return [f"{p['subject']}: {p['text']}" for p in self.json("status")["problems"]]
 
-    def get(self, host: str, path: str = "/", *, timeout: float = 10) -> Reply:
-        """One request through the public port, as a client on this machine."""
+    def get(
+        self,
+        host: str,
+        path: str = "/",
+        *,
+        timeout: float = 10,
+        body: bytes | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> Reply:
+        """One request through the public port, as a client on this machine; a POST where there is a body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout)
         with contextlib.closing(connection):
-            connection.request("GET", path, headers={"Host": host})
+            connection.request("GET" if body is None else "POST", path, body, {"Host": host, **headers})
             response = connection.getresponse()
-            return Reply(response.status, response.read().decode())
+            received = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(response.status, response.read().decode(), received)
 
     # --- containers
 
@@ -236,18 +265,18 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def outside_host(name: str) -> Iterator[str]:
-    """A network namespace that is another host: 198.51.100.2 there, 198.51.100.1 on this side. Gives its name."""
+def outside_host(name: str, *, prefix: str = "198.51.100") -> Iterator[str]:
+    """A network namespace that is another host: `prefix`.2 there, `prefix`.1 on this side. Gives its name."""
     inner, outer = f"{name[:12]}i", f"{name[:12]}o"
     try:
         run("ip", "netns", "add", name)
         run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
-        run("ip", "addr", "add", "198.51.100.1/24", "dev", outer)
+        run("ip", "addr", "add", f"{prefix}.1/24", "dev", outer)
         run("ip", "link", "set", outer, "up")
-        run("ip", "-n", name, "addr", "add", "198.51.100.2/24", "dev", inner)
+        run("ip", "-n", name, "addr", "add", f"{prefix}.2/24", "dev", inner)
         run("ip", "-n", name, "link", "set", inner, "up")
         run("ip", "-n", name, "link", "set", "lo", "up")
-        run("ip", "-n", name, "route", "add", "default", "via", "198.51.100.1")
+        run("ip", "-n", name, "route", "add", "default", "via", f"{prefix}.1")
         yield name
     finally:
         run("ip", "netns", "del", name, check=False)

@@ -19,10 +19,11 @@ def test_the_five_minute_tour_works_when_pasted() -> None:
         done = run("bash", "-e", "-c", pasted, cwd=ROOT, env=environ, timeout=180)
         assert "shop-db.internal:3306" in done.stdout
         assert "products" in done.stdout
+        assert done.stdout.count("<h1>Shop</h1>") == 2  # over HTTP and over HTTPS
     finally:
         run("docker", "rm", "-f", "-v", "shop-1", "shop-db", check=False)
         run(str(ROOT / ".venv/bin/sidegate"), "purge", "--yes", check=False, env=environ)
-        for left in ("shop.env", "sidegate.log"):
+        for left in ("shop.env", "sidegate.log", "sidegate-ca.crt"):
             (ROOT / left).unlink(missing_ok=True)
 
 

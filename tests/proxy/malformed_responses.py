@@ -55,6 +55,8 @@ def surplus(id_: str, response: bytes, method: str = "GET", final: int = 200) ->
 
 
 MALFORMED = [
+    Malformed("lines-end-in-lf-and-it-waits", b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello"),
+    Malformed("blank-line-is-lf-and-it-waits", START + b"Content-Length: 5\r\n\nhello"),
     status("no-version", b"200 OK"),
     status("http-2", b"HTTP/2 200 OK"),
     status("http-2.0", b"HTTP/2.0 200 OK"),

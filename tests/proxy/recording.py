@@ -9,7 +9,7 @@ import h11
 
 from proxy.wire import Proxy, backend
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nright"
+OK = b"HTTP/1.1 200 OK\r\nDate: Mon, 05 Jan 2026 10:00:00 GMT\r\nContent-Length: 5\r\n\r\nright"
 
 
 @dataclass

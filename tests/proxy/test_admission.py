@@ -18,7 +18,7 @@ from sidegate.proxy.ports import bind_group
 from sidegate.proxy.tls import TlsContexts
 
 PLENTY = 100_000
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+OK = b"HTTP/1.1 200 OK\r\nDate: Mon, 05 Jan 2026 10:00:00 GMT\r\nContent-Length: 5\r\n\r\nhello"
 GET = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 OWN = "192.0.2.1"
 

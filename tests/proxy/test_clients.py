@@ -15,7 +15,7 @@ from sidegate.core.routes import AppRoute, Policy, Upstream
 from sidegate.proxy.http1 import ClientConnection
 from sidegate.proxy.secure import SecureConnection
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+OK = b"HTTP/1.1 200 OK\r\nDate: Mon, 05 Jan 2026 10:00:00 GMT\r\nContent-Length: 5\r\n\r\nhello"
 GET = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 UPGRADE = f"GET /ws HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n".encode()
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"

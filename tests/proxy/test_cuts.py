@@ -161,7 +161,9 @@ async def pass_on(proxy: Proxy, sent: Sent, expected: Message) -> None:
         client.writer.write(sent.method + b" / HTTP/1.1\r\nHost: shop.test\r\n\r\n")
         got = await receive(client, sent.method)
     assert got.start == expected.start
-    assert end_to_end(got.fields) == end_to_end(expected.fields)
+    added = [] if b"date" in dict(expected.fields) else [b"date"]
+    assert [name for name, _ in got.fields if name in added] == added
+    assert end_to_end([field for field in got.fields if field[0] not in added]) == end_to_end(expected.fields)
     assert (got.body, got.trailers) == (expected.body, expected.trailers)
     assert [(status, end_to_end(fields)) for status, fields in got.interim] == [
         (status, end_to_end(fields)) for status, fields in expected.interim

@@ -10,7 +10,7 @@ from proxy.wire import HOST, Client, Proxy, answering, backend, closed_port, pro
 from sidegate.core.routes import PAUSED, AppRoute, Policy, Upstream
 from sidegate.proxy.record import CLIENT_LEFT, Entry
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+OK = b"HTTP/1.1 200 OK\r\nDate: Mon, 05 Jan 2026 10:00:00 GMT\r\nContent-Length: 5\r\n\r\nhello"
 
 
 class Log:

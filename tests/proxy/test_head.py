@@ -373,13 +373,14 @@ def test_a_response_loses_what_concerns_only_the_app_and_us() -> None:
 @pytest.mark.parametrize(
     ("head", "untouched"),
     [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", True),
-        (b"HTTP/1.1 200\r\nContent-Length: 5\r\n\r\n", False),
-        (b"HTTP/1.2 200 OK\r\nContent-Length: 5\r\n\r\n", False),
-        (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", False),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n", False),
-        (b"HTTP/1.1 204 None\r\nContent-Length: 5\r\n\r\n", False),
-        (b"HTTP/1.1 304 None\r\nContent-Length: 5\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 5\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", False),
+        (b"HTTP/1.1 200\r\nDate: now\r\nContent-Length: 5\r\n\r\n", False),
+        (b"HTTP/1.2 200 OK\r\nDate: now\r\nContent-Length: 5\r\n\r\n", False),
+        (b"HTTP/1.0 200 OK\r\nDate: now\r\nContent-Length: 5\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nDate: now\r\nContent-Length: 5\r\nConnection: close\r\n\r\n", False),
+        (b"HTTP/1.1 204 None\r\nDate: now\r\nContent-Length: 5\r\n\r\n", False),
+        (b"HTTP/1.1 304 None\r\nDate: now\r\nContent-Length: 5\r\n\r\n", False),
         (b"HTTP/1.1 100 Continue\r\n\r\n", False),
     ],
 )

@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+import time
+from email.utils import parsedate_to_datetime
 
 import pytest
 
 from proxy.wire import HOST, answering, backend, closed_port, proxying, until
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+OK = b"HTTP/1.1 200 OK\r\nDate: Mon, 05 Jan 2026 10:00:00 GMT\r\nContent-Length: 5\r\n\r\nhello"
 GET = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 
 
@@ -110,13 +112,62 @@ async def test_a_body_is_streamed_up_and_down(chunked: bool) -> None:
 async def test_a_response_without_length_ends_with_the_connection() -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.0 200 OK\r\n\r\nall ")
+        writer.write(b"HTTP/1.0 200 OK\r\nDate: now\r\n\r\nall ")
         await writer.drain()
         writer.write(b"of it")
 
     async with backend(handler) as port, proxying(port) as proxy:
         answer = await proxy.ask(GET)
-    assert answer == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it"
+    assert answer == b"HTTP/1.1 200 OK\r\nDate: now\r\nConnection: close\r\n\r\nall of it"
+
+
+async def test_an_empty_line_after_a_request_does_not_begin_the_next() -> None:
+    async with backend(answering(OK)) as port, proxying(port) as proxy, await proxy.client() as client:
+        for _ in range(20):
+            client.writer.write(GET + b"\r\n")
+            assert (await client.response()).status == 200
+            await until(lambda: all("idle" in repr(one) for one in proxy.gateway.clients))
+        proxy.pass_time(proxy.gateway.limits.head + 2)
+        assert (await client.get()).status == 200
+
+
+async def test_a_response_without_a_date_gets_one() -> None:
+    undated = answering(b"HTTP/1.1 404 None\r\nContent-Length: 0\r\n\r\n")
+    async with backend(undated) as port, proxying(port) as proxy, await proxy.client() as client:
+        for _ in range(2):
+            begun = int(time.time())
+            date = (await client.get()).headers["date"]
+            assert begun <= parsedate_to_datetime(date).timestamp() <= time.time()
+
+
+async def test_an_answer_before_the_end_of_an_upload_arrives_though_the_app_resets_the_connection() -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
+
+    async with backend(handler) as port, proxying(port) as proxy:
+        for _ in range(20):
+            async with await proxy.client() as client:
+                client.writer.write(b"POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 9000000\r\n\r\n")
+                client.writer.write(b"x" * 5_000_000)
+                found = await client.response("POST")
+                assert (found.status, found.headers["connection"], found.body) == (413, "close", b"no")
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"HEAD / HTTP/1.1\r\n\r\n", b"400"),
+        (b"HEAD / HTTP/1.1\nHost: shop.test\n", b"400"),
+        (b"HEAD / HTTP/2.0\r\n", b"505"),
+        (b"HEAD /" + b"a" * 20_000, b"414"),
+    ],
+)
+async def test_a_head_request_that_is_refused_gets_no_body(raw: bytes, status: bytes) -> None:
+    async with proxying() as proxy:
+        answer = await proxy.ask(raw)
+    assert answer.startswith(b"HTTP/1.1 %b " % status)
+    assert answer.endswith(b"\r\nConnection: close\r\n\r\n")
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
@@ -170,10 +221,12 @@ async def test_http_1_0_clients_are_closed_unless_they_ask_otherwise() -> None:
 
 
 async def test_a_chunked_response_reaches_http_1_0_clients_without_chunks() -> None:
-    response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x\r\nlo\r\n0\r\nT: 1\r\n\r\n"
+    response = (
+        b"HTTP/1.1 200 OK\r\nDate: now\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x\r\nlo\r\n0\r\nT: 1\r\n\r\n"
+    )
     async with backend(answering(response)) as port, proxying(port) as proxy:
         answer = await proxy.ask(b"GET / HTTP/1.0\r\nHost: shop.test\r\nConnection: keep-alive\r\n\r\n")
-    assert answer == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello"
+    assert answer == b"HTTP/1.1 200 OK\r\nDate: now\r\nConnection: close\r\n\r\nhello"
 
 
 async def test_a_spare_connection_that_the_app_closed_costs_no_request() -> None:

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from proxy.recording import recording
 from proxy.wire import HOST, Client, Proxy, answering, backend, proxying, until
 from sidegate.core.routes import MAINTENANCE, PAUSED, AppRoute, PathRoute, Policy, Routes, Upstream
 from sidegate.proxy.limits import Limits
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+OK = b"HTTP/1.1 200 OK\r\nDate: Mon, 05 Jan 2026 10:00:00 GMT\r\nContent-Length: 5\r\n\r\nhello"
 GET = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 
 
@@ -107,6 +108,16 @@ async def test_a_body_that_is_announced_too_large_is_413_before_any_replica_is_a
         async with await proxy.client() as client:
             client.writer.write((head % 10).encode() + b"x" * 10)
             assert (await client.response()).status == 200
+
+
+async def test_a_chunked_body_is_limited_without_its_framing() -> None:
+    async with recording() as recorder, proxying() as proxy, await proxy.client() as client:
+        proxy.route(app(recorder.port), Policy(max_body=100))
+        for size, status in ((100, 200), (101, 413)):
+            client.writer.write(f"POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            client.writer.write(b"1;a=b\r\nx\r\n" * size + b"0\r\n\r\n")
+            assert (await client.response()).status == status
+        assert [len(request.body) for request in recorder.requests] == [100]
 
 
 async def test_a_chunked_body_that_outgrows_the_limit_is_413_and_the_replica_is_cut_off() -> None:

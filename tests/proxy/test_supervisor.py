@@ -24,7 +24,7 @@ from sidegate.proxy.limits import Limits
 from sidegate.proxy.supervisor import Supervisor
 from sidegate.reconciler.world import DataPlane
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+OK = b"HTTP/1.1 200 OK\r\nDate: Mon, 05 Jan 2026 10:00:00 GMT\r\nContent-Length: 5\r\n\r\nhello"
 GET = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 NOBODY = 65534
 ROOT = os.getuid() == 0

@@ -109,7 +109,8 @@ async def test_an_upgrade_that_the_app_declines_is_an_ordinary_response() -> Non
     async with backend(answering(response)) as port, proxying(port) as proxy, await proxy.client() as client:
         for _ in range(2):
             client.writer.write(UPGRADE)
-            assert (await client.response()).status == 426
+            found = await client.response()
+            assert (found.status, found.headers["connection"], found.headers["upgrade"]) == (426, "Upgrade", "echo")
 
 
 async def test_h2c_is_never_asked_of_an_app() -> None:

@@ -92,6 +92,8 @@ EVERY_TOKEN_CHARACTER = b"!#$%&'*+-.^_`|~09AZaz"
 REQUESTS = [
     Exchange("plain", lines(b"GET / HTTP/1.1", HOST)),
     Exchange("leading-empty-line", b"\r\n" + lines(b"GET / HTTP/1.1", HOST)),
+    Exchange("leading-empty-lines", b"\r\n" * 3 + lines(b"GET / HTTP/1.1", HOST)),
+    Exchange("options-without-path", lines(b"OPTIONS http://shop.test HTTP/1.1", HOST), line=b"OPTIONS * HTTP/1.1"),
     Exchange("version-1.2", lines(b"GET / HTTP/1.2", HOST)),
     Exchange("host-last", lines(b"GET / HTTP/1.1", b"A: b", HOST), sent=(b"A: b",)),
     method("lower-case", b"get"),

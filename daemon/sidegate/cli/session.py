@@ -137,13 +137,13 @@ def completer(path: str) -> Callable[[click.Context, click.Parameter, str], list
             found = client.call("GET", path, list[_Named]).value
         except SidegateError:
             return []
-        return [item.name for item in found if item.name.startswith(incomplete)]
+        return [item.name for item in found if item.name and item.name.startswith(incomplete)]
 
     return complete
 
 
 class _Named(msgspec.Struct):
-    name: str
+    name: str | None
 
 
 complete_app = completer("/v1/apps")

@@ -84,8 +84,11 @@ class Answers(Delivery):
         self._release(HOLD_DIAL | HOLD_BACKEND)
         self._answer(status, detail)
 
-    def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer what cannot be served and close: the next message's beginning is unknown, or it took too long."""
+    def _refuse(self, status: HTTPStatus, detail: str, *, bodiless: bool = False) -> None:
+        """Answer what cannot be served and close: the next message's beginning is unknown, or it took too long.
+
+        `bodiless`: it was a HEAD, though one that could not be read.
+        """
         self._let_go()
         if self._state == ANSWERING:
             reset(self.transport)
@@ -97,7 +100,7 @@ class Answers(Delivery):
             self._record = Record(None, self._request_id) if gateway.log is not None else None
         self._closing = True
         page = pages.answer(status, detail, self._request, self._request_id, close=True, fields=self._security())
-        self._finish(status, page)
+        self._finish(status, page[: page.find(b"\r\n\r\n") + 4] if bodiless else page)
 
     def _finish(self, status: HTTPStatus, response: bytes) -> None:
         record = self._record

@@ -7,12 +7,17 @@ from sidegate.proxy.head import CHUNKED
 class RequestBody:
     """`length` bytes, or CHUNKED. `complete` once its end was seen."""
 
-    __slots__ = ("_chunks", "_left", "complete")
+    __slots__ = ("_chunks", "_left", "_length", "complete")
 
     def __init__(self, length: int) -> None:
-        self._left = length
+        self._length = self._left = length
         self._chunks = ChunkedBody(request=True) if length == CHUNKED else None
         self.complete = length == 0
+
+    @property
+    def content(self) -> int:
+        """Bytes of it so far, framing left out."""
+        return self._length - self._left if self._chunks is None else self._chunks.content
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
         """Split into what is body, framing included, and what comes after it. Raises ChunkedError."""

@@ -36,7 +36,7 @@ class ChunkedError(ValueError):
 class ChunkedBody:
     """One chunked body as it arrives. With `request`, trailers that mean something in a request's head are refused."""
 
-    __slots__ = ("_left", "_line", "_overhead", "_payload", "_request", "_step", "_trailers")
+    __slots__ = ("_left", "_line", "_overhead", "_payload", "_request", "_step", "_trailers", "content")
 
     def __init__(self, *, request: bool = False) -> None:
         self._request = request
@@ -46,6 +46,7 @@ class ChunkedBody:
         self._line = b""
         self._overhead = 0
         self._trailers = 0
+        self.content = 0  # bytes of data so far, without their framing
 
     def feed(self, data: bytes) -> int:
         """The offset just past the body's end in `data`, or -1 when all of it was read and more must come.
@@ -59,6 +60,7 @@ class ChunkedBody:
                 if self._payload is not None:
                     self._payload.append(data[position : position + taken])
                 position += taken
+                self.content += taken
                 self._left -= taken
                 if not self._left:
                     self._step = 2

@@ -41,7 +41,7 @@ _OURS_IN_REQUESTS = frozenset(
 )  # fmt: skip
 _TOLD = frozenset({b"forwarded", b"x-real-ip", b"x-request-id"})
 _OURS_IN_RESPONSES = frozenset(
-    {b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+    {b"connection", b"content-length", b"date", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
 _HOP_COUNTING = frozenset({b"OPTIONS", b"TRACE"})  # those that Max-Forwards is for
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE"})
@@ -109,6 +109,7 @@ class ResponseHead:
     """A backend's response, never changed: `start` is the head without its end, connection and framing coding.
 
     `length` is the body's for methods that have one, CHUNKED or UNTIL_CLOSE. `untouched`: what came may be sent as is.
+    `dated`: it has a Date; whoever sends on one without adds it (RFC 9110 section 6.6.1).
     """
 
     status: int
@@ -116,6 +117,7 @@ class ResponseHead:
     length: int
     keep_alive: bool
     untouched: bool
+    dated: bool
     upgrade: bytes
 
     def sent_on(self, *, modern: bool, close: bool) -> bytes:
@@ -126,21 +128,27 @@ class ResponseHead:
         return b"%b%b%b\r\n" % (self.start, coding, connection)
 
 
+def request_line(head: bytes | bytearray) -> re.Match[bytes]:
+    """Method, target, major and minor version of a head whose first line has come. Raises RefusedHeadError."""
+    line = _REQUEST_LINE.match(head)
+    if line is None:
+        raise _refused("The request line is malformed.")
+    if line[3] != b"1":
+        raise RefusedHeadError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "This server speaks HTTP/1.1.")
+    return line
+
+
 def parse_request(head: bytes, peer: Peer, before: RequestHead | None = None) -> RequestHead:
     """Parse a whole head from `peer`, its blank line included.
 
     `before` is an earlier request from there: a block of fields equal to its is not parsed again. Raises
     RefusedHeadError.
     """
-    line = _REQUEST_LINE.match(head)
-    if line is None:
-        raise _refused("The request line is malformed.")
-    method, target, major, minor = line.groups()
-    if major != b"1":
-        raise RefusedHeadError(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "This server speaks HTTP/1.1.")
+    line = request_line(head)
+    method, target, _, minor = line.groups()
     modern = minor != b"0"
     authority = None
-    if target[0] != 0x2F:
+    if target[0] != 0x2F or method == b"CONNECT":
         target, authority = _unusual_target(method, target)
     if before is not None and modern and authority is None and before.fields.block == head[line.end() :]:
         fields = before.fields
@@ -165,7 +173,7 @@ def parse_response(head: bytes) -> ResponseHead:
     if line is None:
         raise _garbled("status line")
     status = int(line[2])
-    keep_alive, chunked, length, upgrade = line[1] != b"0", False, UNTIL_CLOSE, b""
+    keep_alive, chunked, dated, length, upgrade = line[1] != b"0", False, False, UNTIL_CLOSE, b""
     pairs = _split(head, line.end())
     if pairs is None:
         raise _garbled("head")
@@ -175,6 +183,10 @@ def parse_response(head: bytes) -> ResponseHead:
     for name, value in pairs:
         key = name.lower()
         if key not in _OURS_IN_RESPONSES:
+            kept.append((key, name, value))
+            continue
+        if key == b"date":
+            dated = True
             kept.append((key, name, value))
             continue
         if key == b"content-length":
@@ -205,10 +217,12 @@ def parse_response(head: bytes) -> ResponseHead:
         kept = [field for field in kept if field[0] not in nominated]
     if status < 200 or status == 204:  # these have no length (RFC 9110 section 8.6)
         kept = [field for field in kept if field[0] != b"content-length"]
-    untouched = not dropped and status >= 200 and status not in (204, 304)
+    untouched = dated and not dropped and status >= 200 and status not in (204, 304)
     parts = [b"HTTP/1.1 %b%b\r\n" % (line[2], line[3] or b" ")]
     parts += [b"%b:%b\r\n" % (name, value) for _, name, value in kept]
-    return ResponseHead(status, b"".join(parts), CHUNKED if chunked else length, keep_alive, untouched, upgrade)
+    if status == 426 and upgrade:  # it is of no use without what to upgrade to (RFC 9110 section 15.5.22)
+        parts.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
+    return ResponseHead(status, b"".join(parts), CHUNKED if chunked else length, keep_alive, untouched, dated, upgrade)
 
 
 def _request_fields(
@@ -367,7 +381,9 @@ def _unusual_target(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     match = _ABSOLUTE.fullmatch(target)
     if match is None:
         raise _refused("The request target is malformed.")
-    path: bytes = match[2] or b"/"
+    if match[2] is None:  # OPTIONS asks about the server as a whole that way (RFC 9112 section 3.2.4)
+        return b"*" if method == b"OPTIONS" else b"/", match[1]
+    path: bytes = match[2]
     return (path if path[0] == 0x2F else b"/" + path), match[1]
 
 

@@ -162,15 +162,19 @@ class ClientConnection(Answers):
         if self._state == IDLE:
             self._since = self._gateway.tick
             self._state = HEAD
+        head: bytes | None = None
         try:
             head = self._ahead.take_head(limits.head_bytes, limits.target_bytes)
             if head is None:
+                if not self._ahead:  # an empty line is no request yet
+                    self._ahead, self._state = None, IDLE
                 return False
             if head != self._head:
                 self._request = parse_request(head, self._peer, self._request)
                 self._head, self._table = head, None
         except RefusedHeadError as refused:
-            self._refuse(refused.status, refused.reason)
+            bodiless = (head or self._ahead).startswith(b"HEAD ")
+            self._refuse(refused.status, refused.reason, bodiless=bodiless)
             return False
         self._release(HOLD_AHEAD)
         assert self._request is not None
@@ -209,18 +213,19 @@ class ClientConnection(Answers):
 
     def _body_of(self, data: bytes) -> bytes | None:
         """What of `data` belongs to the body in hand; the rest is kept for later. None: refused."""
-        assert self._upload is not None
+        upload = self._upload
+        assert upload is not None
         try:
-            body, rest = self._upload.take(data)
+            body, rest = upload.take(data)
         except ChunkedError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, f"The request's body is malformed: {error}.")
             return None
-        if self._upload.complete:
+        if upload.complete:
             self._upload = None
             self._keep(rest)
         self._taken += len(body)
         most = self._app.policy.max_body if self._app is not None and self._way in (way.ON, way.PARK) else 0
-        if 0 < most < self._taken:
+        if 0 < most < upload.content:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, TOO_LARGE)
             return None
         return body
@@ -275,6 +280,8 @@ class ClientConnection(Answers):
             self._closing = True
         self._bounded = length >= 0
         start = head.sent_on(modern=request.modern, close=self._closing)
+        if not head.dated:
+            start = b"%b%b\r\n\r\n" % (start[:-2], pages.date().encode())
         if self._hsts and b"\nstrict-transport-security:" not in start.lower():
             start = b"%b%b\r\n\r\n" % (start[:-2], pages.hsts(self._hsts).encode())
         if unframed and bodied and length == CHUNKED:

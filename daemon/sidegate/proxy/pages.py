@@ -4,6 +4,7 @@ import html
 import re
 import time
 from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -80,6 +81,16 @@ def hsts(seconds: int) -> str:
     return f"Strict-Transport-Security: max-age={seconds}"
 
 
+def date() -> str:
+    """The Date line of now."""
+    return _date(int(time.time()))
+
+
+@lru_cache(1)
+def _date(seconds: int) -> str:
+    return time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT", time.gmtime(seconds))
+
+
 def preferred(accept: bytes) -> str:
     """The content type to write for an Accept field (RFC 9110 section 12.5.1); plain text where all are alike."""
     ranges: dict[bytes, float] = {}
@@ -113,7 +124,7 @@ def _response(
 ) -> bytes:
     lines = [f"HTTP/1.1 {status.value} {status.phrase}", *fields, f"Content-Length: {len(content)}"]
     lines.append(f"X-Request-ID: {request_id.decode('latin-1')}")
-    lines.append(f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}")
+    lines.append(date())
     if close:
         lines.append("Connection: close")
     elif request is not None and not request.modern:

@@ -4,6 +4,7 @@ Never decides what a client is told; it reports to the exchange it serves.
 """
 
 import asyncio
+import os
 from typing import Protocol, cast
 
 from sidegate.core.routes import Upstream
@@ -14,6 +15,7 @@ from sidegate.proxy.limits import Limits
 _MAX_HEAD = 65536
 _MAX_INTERIM = 64  # 1xx responses to one request
 _MAX_EJECTED = 30  # seconds
+_LAST_WORDS = 262144  # bytes of a response that are read after its connection broke
 
 
 class Exchange(Protocol):
@@ -199,7 +201,8 @@ class BackendConnection(asyncio.Protocol):
         end = data.find(b"\r\n\r\n") + 4
         if end == 3:
             self._buffer = data
-            if len(data) > _MAX_HEAD or not data.startswith(b"HTTP/1."[: len(data)]):
+            bare = data.count(b"\n") != data.count(b"\r\n")  # its end may never come
+            if bare or len(data) > _MAX_HEAD or not data.startswith(b"HTTP/1."[: len(data)]):
                 self._fail("The app's response has no valid head.")
             return
         self._buffer = b""
@@ -216,7 +219,10 @@ class BackendConnection(asyncio.Protocol):
         status = head.status
         if status < 200:
             if status == 101:
-                exchange.upgraded(head, rest)
+                if self.lost:
+                    self._fail("The app switched protocols and closed the connection.")
+                else:
+                    exchange.upgraded(head, rest)
                 return
             self._interim += 1
             if self._interim > _MAX_INTERIM:
@@ -295,8 +301,23 @@ class BackendConnection(asyncio.Protocol):
         self._ended(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self.exchange is not None:
+            self._hear_last_words()
         self._ended(exc)
         self.transport = None
+
+    def _hear_last_words(self) -> None:
+        """Read what came before a write failed: an app that answers early and closes resets the upload."""
+        self.lost = True
+        assert self.transport is not None
+        left = _LAST_WORDS
+        try:
+            descriptor = self.transport.get_extra_info("socket").fileno()  # open until connection_lost has returned
+            while self.exchange is not None and left > 0 and (data := os.read(descriptor, 65536)):
+                left -= len(data)
+                self.data_received(data)
+        except OSError:
+            pass
 
     def _ended(self, exc: Exception | None) -> None:
         exchange = self.exchange

@@ -40,7 +40,7 @@ class Certificates:
     ) -> None:
         """`managed`: the directory is ours to write to. `clock` gives Unix time in seconds."""
         self.managed = managed
-        self._directory = Directory(directory)
+        self._directory = Directory(directory, ours=managed)
         self._authority_directory = authority
         self._default_names = tuple(dict.fromkeys(("localhost", "127.0.0.1", "::1", base_domain)))
         self._clock = clock

@@ -38,18 +38,20 @@ class _Read:
 class Directory:
     """What lies there. Not for several threads at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, ours: bool = True) -> None:
+        """`ours`: nothing is wrong if it is not there yet."""
         self.path = path
+        self._ours = ours
         self._read: dict[str, _Read] = {}
 
     def scan(self) -> tuple[tuple[Certificate, ...], tuple[Problem, ...]]:
         """The pairs by name, and what is wrong with others. Reads only files that have changed since."""
         try:
             found = self._pairs()
-        except FileNotFoundError:
-            found = {}
         except OSError as error:
             text = f"cannot be listed ({error.strerror}): see to its owner and mode"
+            if isinstance(error, FileNotFoundError | NotADirectoryError):
+                text = "is no directory: make it, or change certificates in the settings"
             kept = [read.certificate for read in self._read.values() if read.certificate]
             return tuple(kept), (Problem(str(self.path), text),)
         self._read = {name: self._current(name, *pair) for name, pair in sorted(found.items())}
@@ -60,8 +62,6 @@ class Directory:
         """Whether `scan` would find something else than last time."""
         try:
             found = self._pairs()
-        except FileNotFoundError:
-            found = {}
         except OSError:
             return False
         return found.keys() != self._read.keys() or any(
@@ -88,10 +88,15 @@ class Directory:
         return any(removed)
 
     def _pairs(self) -> dict[str, tuple[Path, Path]]:
-        """Certificate and key by name, whether or not both are there."""
+        """Certificate and key by name, whether or not both are there. Raises OSError."""
         found: dict[str, tuple[Path, Path]] = {}
-        with os.scandir(self.path) as entries:
-            listed = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+        try:
+            with os.scandir(self.path) as entries:
+                listed = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+        except FileNotFoundError:
+            if not self._ours:
+                raise
+            return {}
         for entry, is_directory in listed.items():
             stem, dot, ending = entry.rpartition(".")
             if not is_directory and dot and ending in ("pem", "crt", "key"):
