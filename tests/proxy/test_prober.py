@@ -82,10 +82,10 @@ HASTY = replace(POLICY, health_interval=0.01)  # type: ignore[arg-type]
         (b"x" * 70_000, "/healthz answered something that is not HTTP"),
     ],
 )
-async def test_the_first_answer_decides(answer: bytes, fault: str) -> None:
+async def test_what_an_answer_means(answer: bytes, fault: str) -> None:
     replica = Replica(answer)
     async with backend(replica) as port, probing() as place:
-        place.prober.publish(routes(at(port)))
+        place.prober.publish(routes(at(port), policy=replace(POLICY, health_fall=1)))
         await until(lambda: place.told == [("one", fault)])
     assert replica.asked[0] == (
         b"GET /healthz HTTP/1.1\r\nHost: shop\r\nUser-Agent: sidegate-health\r\nAccept: */*\r\n"
@@ -100,7 +100,7 @@ async def test_no_answer_is_an_answer() -> None:
     async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    hasty = replace(POLICY, health_timeout=1)
+    hasty = replace(POLICY, health_timeout=1, health_fall=1)
     async with backend(close) as closing, backend(silence) as silent, probing() as place:
         with unaccepting_port() as hanging:
             upstreams = (at(closed_port(), "a"), at(closing, "b"), at(silent, "c"), at(hanging, "d"))
@@ -126,11 +126,20 @@ async def test_a_mind_is_changed_after_so_many_answers() -> None:
 
 
 async def test_one_that_starts_is_trusted_at_its_first_good_answer() -> None:
-    replica = Replica(status(503), status(503), status(500), status(200))
+    replica = Replica(status(503), status(503), status(503), status(500), status(200))
     async with backend(replica) as port, probing() as place:
         place.prober.publish(routes(at(port)))
         await until(lambda: len(place.told) == 3)
+        assert len(replica.asked) == 5
     assert [fault for _, fault in place.told] == ["/healthz answered 503", "/healthz answered 500", ""]
+
+
+async def test_one_that_was_never_asked_may_fail_as_often_as_any_other() -> None:
+    replica = Replica(status(503), status(503), status(200))
+    async with backend(replica) as port, probing() as place:
+        place.prober.publish(routes(at(port)))
+        await until(lambda: len(place.told) == 1)
+    assert place.told == [("one", "")]
 
 
 async def test_a_successor_goes_on_with_what_is_known() -> None:

@@ -157,23 +157,24 @@ class ClientConnection(Answers):
         self._pumping = False
 
     def _take_head(self) -> bool:
-        assert self._ahead is not None
+        ahead = self._ahead
+        assert ahead is not None
         limits = self._gateway.limits
         if self._state == IDLE:
             self._since = self._gateway.tick
             self._state = HEAD
         head: bytes | None = None
         try:
-            head = self._ahead.take_head(limits.head_bytes, limits.target_bytes)
+            head = ahead.take_head(limits.head_bytes, limits.target_bytes)
             if head is None:
-                if not self._ahead:  # an empty line is no request yet
+                if not ahead:  # an empty line is no request yet
                     self._ahead, self._state = None, IDLE
                 return False
             if head != self._head:
                 self._request = parse_request(head, self._peer, self._request)
                 self._head, self._table = head, None
         except RefusedHeadError as refused:
-            bodiless = (head or self._ahead).startswith(b"HEAD ")
+            bodiless = (head or ahead).startswith(b"HEAD ")
             self._refuse(refused.status, refused.reason, bodiless=bodiless)
             return False
         self._release(HOLD_AHEAD)

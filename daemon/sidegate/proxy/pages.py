@@ -18,6 +18,10 @@ _TITLES = {
     HTTPStatus.SERVICE_UNAVAILABLE: "The app is not available",
     HTTPStatus.GATEWAY_TIMEOUT: "The app took too long to answer",
 }
+_RENAMED = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "URI Too Long",
+}
 _PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     "<title>{title}</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:36rem;margin:20vh auto;"
@@ -38,6 +42,11 @@ _MAX_RANGES = 64
 _RETRY_AFTER = 5
 
 
+def phrase(status: HTTPStatus) -> str:
+    """The reason phrase as RFC 9110 has it; Python 3.11 keeps two older ones."""
+    return _RENAMED.get(status, status.phrase)
+
+
 def answer(
     status: HTTPStatus,
     detail: str,
@@ -49,7 +58,7 @@ def answer(
     fields: Iterable[str] = (),
 ) -> bytes:
     """A whole HTTP/1.1 response in the form that `request` accepts; `fields` are more header lines, without CRLF."""
-    named = title or _TITLES.get(status, status.phrase)
+    named = title or _TITLES.get(status, phrase(status))
     kind = preferred(request.fields.accept if request else b"")
     content = _content(kind, status, named, detail, request_id.decode("latin-1"))
     more = [f"Content-Type: {kind}", "Cache-Control: no-store", "X-Content-Type-Options: nosniff", *fields]
@@ -122,7 +131,7 @@ def _response(
     request_id: bytes,
     close: bool,
 ) -> bytes:
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *fields, f"Content-Length: {len(content)}"]
+    lines = [f"HTTP/1.1 {status.value} {phrase(status)}", *fields, f"Content-Length: {len(content)}"]
     lines.append(f"X-Request-ID: {request_id.decode('latin-1')}")
     lines.append(date())
     if close:
@@ -140,7 +149,7 @@ def _content(kind: str, status: HTTPStatus, title: str, detail: str, request_id:
             title=html.escape(title),
             detail=html.escape(detail),
             status=status.value,
-            phrase=status.phrase,
+            phrase=phrase(status),
             request_id=html.escape(request_id),
         ).encode()
     if kind == _JSON:

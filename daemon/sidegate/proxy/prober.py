@@ -111,7 +111,7 @@ class Prober:
 
 
 class _Target:
-    """A replica and what is thought of it. `fault` is None until its first answer; `known` once it has been well."""
+    """A replica and what is thought of it. `fault` is None until that is known; `known` once it has been well."""
 
     __slots__ = ("app", "fault", "known", "policy", "probe", "streak", "upstream")
 
@@ -130,13 +130,14 @@ class _Target:
     def judge(self, fault: str) -> bool:
         """Take in an answer; whether it changes what is thought.
 
-        The first answer decides, and so does the first good one: a replica that starts is asked often and trusted soon.
+        The first good answer decides: a replica that starts is asked often and trusted soon. The first bad ones do not:
+        it may have served for long, and only the path be new, or wrong.
         """
         before = self.fault
-        if before is None or (not self.known and not fault):
-            self.fault, self.known, self.streak = fault, not fault, 0
-            return before != fault
-        if bool(fault) == bool(before):
+        if not self.known and not fault:
+            self.fault, self.known, self.streak = "", True, 0
+            return True
+        if before is not None and bool(fault) == bool(before):
             self.fault, self.streak = fault, 0
             return before != fault
         self.streak += 1
