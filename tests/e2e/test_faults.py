@@ -52,8 +52,8 @@ def test_stopped_is_503_unknown_is_404_and_a_refusing_port_502(node: Node) -> No
     try:
         wait_for("it is known", lambda: node.get("closed.localhost").status == 502)
         node.docker("stop", "-t", "1", app)
-        wait_for("it is stopped", lambda: node.get("closed.localhost").status == 503)
-        assert "stopped" in node.get("closed.localhost").body
+        wait_for("it is told to stop", lambda: node.get("closed.localhost").status == 503)
+        wait_for("it is stopped", lambda: "stopped" in node.get("closed.localhost").body)
         assert node.get("nobody.example").status == 404
     finally:
         node.docker("rm", "-f", app)
