@@ -115,6 +115,9 @@ class Listening:
         self.body += self._chunks.payload_of(data) if self._chunks is not None else data
         self.ended = ended
 
+    def backend_began(self, head: ResponseHead, received: int) -> None:
+        raise AssertionError
+
     def backend_done(self, head: ResponseHead) -> None:
         raise AssertionError
 

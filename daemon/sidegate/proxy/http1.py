@@ -249,6 +249,16 @@ class ClientConnection(Answers):
 
     # --- the response -----------------------------------------------------------------------------------------------
 
+    def backend_began(self, head: ResponseHead, received: int) -> None:
+        """The beginning of a large response was passed on uncopied; the rest comes to body_received."""
+        self._state = ANSWERING
+        self._since = self._gateway.tick
+        self._first = b""
+        self._bounded = True
+        if self._record is not None:
+            self._head_came(head)
+            self._record.sent = received
+
     def backend_done(self, head: ResponseHead) -> None:
         """A plain exchange was passed on whole: back to idle, on the shortest way."""
         connection = self._connection

@@ -33,6 +33,9 @@ class Exchange(Protocol):
     def interim_received(self, head: ResponseHead) -> None: ...
     def upgraded(self, head: ResponseHead, first: bytes) -> None: ...
     def body_received(self, data: bytes, ended: bool) -> None: ...
+    def backend_began(self, head: ResponseHead, received: int) -> None:
+        """The beginning of a plain exchange's response was passed on as it came: its head and `received` bytes."""
+
     def backend_done(self, head: ResponseHead) -> None:
         """A plain exchange was passed on whole; this was its head."""
 
@@ -128,6 +131,7 @@ class BackendConnection(asyncio.Protocol):
     def send(self, exchange: Exchange, data: bytes) -> None:
         """Begin to work for `exchange` with the first bytes of its request. Not for one that is lost."""
         self.exchange = exchange
+        self._interim = 0
         self.backend.active += 1
         self.transport.write(data)  # type: ignore[union-attr]  # only a lost one has none
 
@@ -185,9 +189,15 @@ class BackendConnection(asyncio.Protocol):
                 known = self._known
                 size = len(self._known_head)
                 assert known is not None
-                if exchange.plain and known.untouched and known.length == len(data) - size:
+                left = known.length - len(data) + size if exchange.plain and known.untouched else -1
+                if left == 0:
                     exchange.transport.write(data)
                     exchange.backend_done(known)
+                elif left > 0:
+                    self._left = left
+                    self._phase = 1
+                    exchange.transport.write(data)
+                    exchange.backend_began(known, len(data) - size)
                 else:
                     self._take_head(exchange, known, data[size:])
             else:
@@ -232,7 +242,6 @@ class BackendConnection(asyncio.Protocol):
             if rest and self.exchange is exchange:
                 self._read_head(exchange, rest)
             return
-        self._interim = 0
         self.reusable = head.keep_alive
         length = head.length
         if exchange.bodiless or status in (204, 304):
