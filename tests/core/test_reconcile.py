@@ -230,7 +230,8 @@ def test_wanting_nothing_removes_everything_of_ours_and_leaves_no_container_with
 def test_a_chain_runs_disconnect_then_cut_then_remove() -> None:
     made, _ = reconcile(desire(Intent(), connected(), RULES), Observed(connected()), RULES)
     chain = next(c for c in made.chains() if c[0][0].chain == "network sidegate-shop--shop-db")
-    assert [type(rank[0]).__name__ for rank in chain] == ["DisconnectContainer", "DestroySockets", "RemoveNetwork"]
+    ranks = [type(rank[0]).__name__ for rank in chain]
+    assert ranks == ["DisconnectContainer", "DestroySockets", "KillSessions", "RemoveNetwork"]
 
 
 def test_a_newcomer_belongs_where_its_app_is_connected_and_nowhere_else() -> None:

@@ -116,7 +116,10 @@ class ResetSockets(DestroySockets):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KillSessions(CutAction):
-    """End a database server's threads for these clients: a destroyed socket does not stop a running query."""
+    """End a database server's threads for these clients: a destroyed socket does not stop a running query. After those
+    are destroyed: the login that this takes may itself come from an address of theirs."""
+
+    rank: ClassVar[int] = 3
 
     database: str
 
@@ -138,7 +141,7 @@ class ForgetFlows(NetworkAction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoveNetwork(NetworkAction):
-    rank: ClassVar[int] = 3
+    rank: ClassVar[int] = 4
 
     @property
     def what(self) -> str:
@@ -147,7 +150,7 @@ class RemoveNetwork(NetworkAction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateNetwork(NetworkAction):
-    rank: ClassVar[int] = 4
+    rank: ClassVar[int] = 5
     subnet: IPv4Network
     device: str
     labels: Mapping[str, str] = field(repr=False)
@@ -160,7 +163,7 @@ class CreateNetwork(NetworkAction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectContainer(NetworkAction):
-    rank: ClassVar[int] = 5
+    rank: ClassVar[int] = 6
     container: ContainerRef
     aliases: frozenset[str] = frozenset()
 
@@ -264,7 +267,7 @@ class CloseForwarder(ForwarderAction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenForwarder(ForwarderAction):
-    rank: ClassVar[int] = 3
+    rank: ClassVar[int] = 4
 
     @property
     def what(self) -> str:
