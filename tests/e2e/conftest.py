@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.node import Node, need_engine
+from e2e.node import Node, need_engine, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,12 +18,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A running daemon. Tests that stop it start it again."""
     need_engine()
-    node = Node(Path(tmp_path_factory.mktemp("node")), "sgtest", pool="10.215.0.0/17", ports="31000-31099")
-    try:
-        node.start()
+    with running(
+        Node(Path(tmp_path_factory.mktemp("node")), "sgtest", pool="10.215.0.0/17", ports="31000-31099")
+    ) as node:
         yield node
-    finally:
-        node.close()
 
 
 @pytest.fixture(scope="session")

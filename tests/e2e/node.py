@@ -283,6 +283,16 @@ def outside_host(name: str, *, prefix: str = "198.51.100") -> Iterator[str]:
         run("ip", "link", "del", outer, check=False)
 
 
+@contextlib.contextmanager
+def running(node: Node) -> Iterator[Node]:
+    """Its daemon started, and everything of it closed in the end, also where the start failed."""
+    try:
+        node.start()
+        yield node
+    finally:
+        node.close()
+
+
 def need_engine() -> None:
     """Fail, not skip, where there is no engine: scripts/test brings one up."""
     assert shutil.which("docker"), "no docker client: run ./scripts/test"

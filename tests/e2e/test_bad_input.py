@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.node import SIDEGATE, Node, run, wait_for
+from e2e.node import SIDEGATE, Node, run, running, wait_for
 
 SENTENCE = "the internal port is 3306 and cannot be changed"
 
@@ -85,9 +85,7 @@ def test_a_bad_label_value_is_reported_with_its_reason(node: Node) -> None:
 
 def test_an_exhausted_pool_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     """Must show 10: two /27s in the pool, one is the database's home, one a connection's."""
-    node = Node(tmp_path, "sgtiny", pool="10.217.0.0/26", ports="31400-31499")
-    try:
-        node.start()
+    with running(Node(tmp_path, "sgtiny", pool="10.217.0.0/26", ports="31400-31499")) as node:
         labels = ["--label", "sidegate.database=tiny-db", "--label", "sidegate.engine=mariadb"]
         node.docker_run("tiny-db", *labels, image="sidegate-base", command=["sleep", "60"])
         wait_for("it is home", lambda: len(node.networks()) == 1)
@@ -97,8 +95,6 @@ def test_an_exhausted_pool_is_refused_before_anything_is_done(tmp_path: Path) ->
         assert "internal_pool 10.217.0.0/26" in text
         assert len(node.json("connections")) == 1
         assert len(node.networks()) == 2
-    finally:
-        node.close()
 
 
 def test_a_second_daemon_on_the_same_directories_is_told_who_holds_them(node: Node) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.node import Node, Reply, need_engine, wait_for
+from e2e.node import Node, Reply, need_engine, running, wait_for
 from e2e.visitors import visitors
 
 CERTAINLY = 0.5  # seconds in which an answer that is not held would have come
@@ -34,23 +34,21 @@ web.run_app(app, port=8080, print=None)
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A daemon of its own with two apps: front, the default, and api, which has options, paths and a wildcard."""
     need_engine()
-    node = Node(
-        Path(tmp_path_factory.mktemp("apps")),
-        "sgapps",
-        pool="10.217.5.0/24",
-        ports="31730-31739",
-        settings={"workers": "2", "default_app": "front"},
-    )
     domains = "sidegate.domains=site.example/echo/api,*.tenants.example"
-    try:
-        node.start()
+    with running(
+        Node(
+            Path(tmp_path_factory.mktemp("apps")),
+            "sgapps",
+            pool="10.217.5.0/24",
+            ports="31730-31739",
+            settings={"workers": "2", "default_app": "front"},
+        )
+    ) as node:
         node.app("front", "--label", "sidegate.domains=site.example")
         node.app("api", *labelled(domains, "sidegate.max-body=1k", "sidegate.hsts=banana", "sidegate.colour=red"))
         for app in ("front", "api"):  # as themselves: what is not routed yet is front's
             wait_for(f"{app} answers", lambda app=app: served_by(node, f"{app}.localhost") == id_of(node, app))  # type: ignore[misc]
         yield node
-    finally:
-        node.close()
 
 
 def labelled(*labels: str) -> list[str]:

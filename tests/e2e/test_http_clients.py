@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from e2e.node import Node, need_engine, outside_host, run, wait_for
+from e2e.node import Node, need_engine, outside_host, run, running, wait_for
 from e2e.visitors import secure_get, visitors
 
 PREFIX = "198.18.100"  # of a network of its own, beside those of other tests
@@ -38,16 +38,12 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         "access_log": str(directory / "access.log"),
         "max_connections_per_client": str(MOST),
     }
-    node = Node(directory, "sgclients", pool="10.217.6.0/24", ports="31740-31749", settings=settings)
-    try:
-        node.start()
+    with running(Node(directory, "sgclients", pool="10.217.6.0/24", ports="31740-31749", settings=settings)) as node:
         node.app("shop", "--label", "sidegate.domains=shop.example,rotated.example")
         node.app("quiet", "--label", "sidegate.access-log=off")
         for app in ("shop", "quiet"):
             wait_for(f"{app} answers", lambda app=app: node.get(f"{app}.localhost", "/healthz").status == 200)  # type: ignore[misc]
         yield node
-    finally:
-        node.close()
 
 
 @pytest.fixture(scope="module")

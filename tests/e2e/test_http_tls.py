@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.node import Node, Reply, need_engine, run, wait_for
+from e2e.node import Node, Reply, need_engine, run, running, wait_for
 from e2e.visitors import fingerprint, secure_get, shown, trusting, visitors
 from pairs import pair
 
@@ -19,22 +19,20 @@ CURL_UNTRUSTED = 60
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A daemon of its own with two apps: shop at shop.example and below w.example, and blog."""
     need_engine()
-    node = Node(
-        Path(tmp_path_factory.mktemp("tls")),
-        "sgtls",
-        pool="10.217.2.0/24",
-        ports="31700-31709",
-        settings={"workers": "2"},
-    )
-    try:
-        node.start()
+    with running(
+        Node(
+            Path(tmp_path_factory.mktemp("tls")),
+            "sgtls",
+            pool="10.217.2.0/24",
+            ports="31700-31709",
+            settings={"workers": "2"},
+        )
+    ) as node:
         node.app("shop", "--label", "sidegate.domains=shop.example,*.w.example")
         node.app("blog")
         for app in ("shop", "blog"):
             wait_for(f"{app} answers", lambda app=app: node.get(f"{app}.localhost", "/healthz").status == 200)  # type: ignore[misc]
         yield node
-    finally:
-        node.close()
 
 
 @pytest.fixture

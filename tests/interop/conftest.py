@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from e2e.node import Node, need_engine
+from e2e.node import Node, need_engine, running
 from interop.toolbox import Toolbox
 
 
@@ -32,9 +32,7 @@ def toolbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toolbox]:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A running daemon beside the one of the end-to-end tests."""
     need_engine()
-    node = Node(Path(tmp_path_factory.mktemp("node")), "sginterop", pool="10.219.0.0/20", ports="31600-31699")
-    try:
-        node.start()
+    with running(
+        Node(Path(tmp_path_factory.mktemp("node")), "sginterop", pool="10.219.0.0/20", ports="31600-31699")
+    ) as node:
         yield node
-    finally:
-        node.close()

@@ -8,7 +8,7 @@ import socket
 from ipaddress import ip_address
 
 from sidegate.proxy.limits import Limits
-from sidegate.proxy.peer import TrustedProxies
+from sidegate.proxy.peer import TrustedProxies, folded
 
 _RESERVED_FILES = 96  # for the channel, the listeners, the access log, probes, clients that are being refused
 _FILES_PER_CLIENT = 2  # its own connection and one to a replica
@@ -73,8 +73,8 @@ class Admission:
 
     def _key_of(self, address: str, own: str) -> str | bytes:
         """What counts as one client: an IPv4 address, the /64 of an IPv6 one. Empty: one that is not limited."""
-        address = address.removeprefix("::ffff:").partition("%")[0]
-        if address == own.removeprefix("::ffff:").partition("%")[0]:
+        address = folded(address)
+        if address == folded(own):
             return ""
         ip = ip_address(address)
         if ip.is_loopback or address in self._exempt:

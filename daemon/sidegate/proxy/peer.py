@@ -84,7 +84,7 @@ def describe(
 @lru_cache(_KNOWN)
 def _described(peer: str, socket: str, port: int, secure: bool, trusted: TrustedProxies) -> Peer:
     """The same value for all connections of a client, or each would cost 5 us and half a KiB."""
-    address, own = _folded(peer), _folded(socket)
+    address, own = folded(peer), folded(socket)
     scheme = "https" if secure else "http"
     fields = (
         f"X-Forwarded-For: {address}\r\nX-Real-IP: {address}\r\n"
@@ -118,6 +118,6 @@ def parse_address(text: str) -> IPv4Address | IPv6Address | None:
     return found
 
 
-def _folded(address: str) -> str:
+def folded(address: str) -> str:
     """IPv4 as IPv4 also on a dual-stack socket, and no zone."""
     return address.removeprefix("::ffff:").partition("%")[0] if address else "0.0.0.0"
