@@ -1,0 +1,138 @@
+"""Host commands with input, on the host and inside a container's network namespace. Decides nothing."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sidegate.adapters.host import PACKAGES, Result
+from sidegate.errors import HostToolError
+
+PACKAGE_OF: Mapping[str, str] = {
+    **PACKAGES,
+    "nft": "nftables",
+    "iptables-restore": "iptables",
+    "iptables-legacy": "iptables",
+}
+
+FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""The inode of the host's own (PROC_PID_INIT_INO of the kernel): from another, not every process is seen."""
+
+Object = dict[str, Any]
+"""One object of nft's JSON (libnftables-json(5)): a single key says what it is."""
+
+
+class Commands:
+    """Runs host commands to their end; `deadline` bounds each, in seconds, `at_once` how many run side by side."""
+
+    def __init__(self, *, deadline: float = 5.0, at_once: int = 4, proc: Path = Path("/proc")) -> None:
+        self.proc = proc
+        self._deadline = deadline
+        self._slots = asyncio.Semaphore(at_once)
+
+    async def run(self, *command: str, text: str = "", keep: int | None = None) -> Result:
+        """The outcome, whatever the exit status. `text` is its standard input, `keep` a descriptor that it inherits.
+
+        Raises HostToolError where the command is missing or does not end in time.
+        """
+        async with self._slots:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.PIPE if text else asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                    pass_fds=() if keep is None else (keep,),
+                    env={**os.environ, "LC_ALL": "C"},
+                )
+            except FileNotFoundError:
+                raise _missing(command[0]) from None
+            except OSError as error:
+                raise HostToolError(f"cannot run {command[0]}: {error.strerror}") from error
+            try:
+                async with asyncio.timeout(self._deadline):
+                    output, complaint = await process.communicate(text.encode() if text else None)
+            except TimeoutError:
+                raise HostToolError(f"`{_shown(command)}` did not end within {self._deadline:g} s") from None
+            finally:
+                if process.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+                    await process.wait()
+        result = Result(process.returncode or 0, output.decode(errors="replace"), complaint.decode(errors="replace"))
+        if result.status == 127 and command[0] == "nsenter":  # its word for a command that is not there
+            raise _missing(command[2])
+        return result
+
+    async def output(self, *command: str, text: str = "", keep: int | None = None) -> str:
+        """What it printed; raises HostToolError with its last words where it fails."""
+        result = await self.run(*command, text=text, keep=keep)
+        if result.status != 0:
+            raise HostToolError(f"`{_shown(command)}` failed: {first_line(result.complaint)}")
+        return result.output
+
+    async def list_table(self, family: str, table: str, *enter: str, keep: int | None = None) -> list[Object] | None:
+        """The objects of an nftables table; None: there is none. `enter` are words that lead into a namespace."""
+        result = await self.run(*enter, "nft", "-j", "list", "table", family, table, keep=keep)
+        if result.status == 0:
+            return list(json.loads(result.output)["nftables"])
+        if "No such file or directory" in result.complaint:
+            return None
+        raise HostToolError(f"cannot list the nftables table {family} {table}: {first_line(result.complaint)}")
+
+    async def change_tables(self, commands: Sequence[Object], *enter: str, keep: int | None = None) -> None:
+        """One transaction: all of `commands` or, with HostToolError, none."""
+        await self.output(*enter, "nft", "-j", "-f", "-", text=json.dumps({"nftables": list(commands)}), keep=keep)
+
+    @contextlib.contextmanager
+    def network_of(self, pid: int) -> Iterator[int]:
+        """A descriptor that holds the network namespace of a process.
+
+        Raises GoneError where the process has ended, HostToolError where there is no way in.
+        """
+        try:
+            namespace = os.open(self.proc / f"{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if pid > 0 and (self.proc / "self/ns/pid").stat().st_ino != FIRST_PID_NAMESPACE:
+                raise HostToolError(
+                    f"process {pid} cannot be seen from here: run the daemon in the host's pid namespace"
+                ) from None
+            raise GoneError(f"process {pid} has ended") from None
+        except OSError as error:
+            raise HostToolError(
+                f"cannot enter the network namespace of process {pid} ({error.strerror}): "
+                "the daemon needs root, with CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+            ) from error
+        try:
+            yield namespace
+        finally:
+            os.close(namespace)
+
+
+class GoneError(HostToolError):
+    """The process whose namespace was to be entered is not there."""
+
+
+def enter(namespace: int) -> tuple[str, str]:
+    """Words that run a command in the namespace behind a descriptor, which the command must inherit (`keep`)."""
+    return "nsenter", f"--net=/proc/self/fd/{namespace}"
+
+
+def first_line(complaint: str) -> str:
+    """nft and iptables say what is wrong first, then show where; warnings come before that."""
+    lines = [line for line in complaint.splitlines() if line.strip() and not line.startswith("#")]
+    return lines[0].strip() if lines else "it gave no reason"
+
+
+def _missing(command: str) -> HostToolError:
+    return HostToolError(f"{command} is not installed: `apt-get install {PACKAGE_OF.get(command, command)}`")
+
+
+def _shown(command: Sequence[str]) -> str:
+    """A command for people; `ss -K` may have been given hundreds of sockets."""
+    words = shlex.join(command)
+    return words if len(words) <= 200 else f"{words[:200]}..."

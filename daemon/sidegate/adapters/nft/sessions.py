@@ -1,0 +1,99 @@
+"""Sessions that the kernel carries, and their end at both ends. Destroys sockets and flows of such sessions only."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+
+from sidegate.adapters.nft.commands import Commands, GoneError, enter
+from sidegate.adapters.nft.conntrack import Conntrack, Flow
+from sidegate.core.gates import KernelSession
+from sidegate.core.model import DATABASE_PORT
+from sidegate.errors import HostToolError
+
+ATTEMPTS = 5
+SOCKETS_AT_ONCE = 200
+"""A filter of `ss` compiles to kernel bytecode of at most 64 KiB."""
+
+LINGERING = ("TIME_WAIT", "CLOSE")
+"""A connection that both ends have ended is tracked for a while yet."""
+
+
+class Sessions:
+    """Forwarded sessions of every public port; one of somebody else's rules that lead to a 3306 looks the same, so
+    only ports that are ours may be asked for."""
+
+    def __init__(self, commands: Commands, conntrack: Conntrack) -> None:
+        self._commands = commands
+        self._conntrack = conntrack
+
+    async def flows(self) -> list[Flow]:
+        """Translated flows to a database port, live or lingering. Raises HostToolError."""
+        found = await asyncio.to_thread(self._conntrack.answered_from, DATABASE_PORT)
+        return [flow for flow in found if flow.answer_source[0] != flow.destination[0]]
+
+    async def cut(self, port: int, pid: int, addresses: Collection[str] | None) -> tuple[int, list[Flow]]:
+        """See `KernelForwarder.cut`; also returns the flows that are left, of all ports."""
+        first: set[bytes] | None = None
+        for _ in range(ATTEMPTS):
+            everything = await self.flows()
+            found = of_port(everything, port, addresses)
+            live = [flow for flow in found if is_live(flow)]
+            first = {flow.identity for flow in live} if first is None else first
+            if not found:
+                return len(first), everything
+            await self._destroy(pid, live)
+            await self.forget(found)
+        if outlived := (first or set()) & {flow.identity for flow in live}:
+            raise HostToolError(
+                f"{len(outlived)} sessions through port {port} outlive `ss -K`: "
+                "the kernel needs CONFIG_INET_DIAG_DESTROY (every Debian kernel has it)"
+            )
+        return len(first or ()), everything  # what is there now came in later, through a port that is open
+
+    async def forget(self, flows: Sequence[Flow]) -> None:
+        if flows:
+            await asyncio.to_thread(self._conntrack.delete, flows)
+
+    async def _destroy(self, pid: int, flows: Sequence[Flow]) -> None:
+        """The database's sockets, while the kernel still translates: the RST that each sends reaches its client then,
+        also one that says nothing. A database that is gone has closed them itself."""
+        if not flows:
+            return
+        try:
+            with self._commands.network_of(pid) as namespace:
+                for start in range(0, len(flows), SOCKETS_AT_ONCE):
+                    peers = _peers(flows[start : start + SOCKETS_AT_ONCE])
+                    await self._commands.output(
+                        *enter(namespace), "ss", "-H", "-n", "-t", "-K", "state", "connected", *peers, keep=namespace
+                    )
+        except GoneError:
+            return
+
+
+def of_port(flows: Sequence[Flow], port: int, addresses: Collection[str] | None = None) -> list[Flow]:
+    return [f for f in flows if f.destination[1] == port and (addresses is None or f.source[0] in addresses)]
+
+
+def is_live(flow: Flow) -> bool:
+    return flow.state not in LINGERING
+
+
+def as_session(flow: Flow) -> KernelSession:
+    return KernelSession(
+        flow.destination[1],
+        *flow.source,
+        flow.answer_source[0],
+        *flow.answer_destination,
+        flow.state,
+        flow.started,
+        flow.bytes_sent,
+        flow.bytes_received,
+    )
+
+
+def _peers(flows: Sequence[Flow]) -> list[str]:
+    """A filter of `ss` for the database's ends: the kernel folds ::ffff:a.b.c.d when it compares."""
+    words = ["("]
+    for flow in flows:
+        address, port = flow.answer_destination
+        words += ["dst", f"{address}:{port}", "or"]
+    return [*words[:-1], ")"]

@@ -1,0 +1,108 @@
+"""The kernel forwarder on a real engine: a container on an internal network, a client that is another host."""
+
+import asyncio
+import os
+import socket
+import statistics
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from adapters.forwarding import IP, SERVER, inside, run
+from adapters.labs import docker
+from e2e.node import wait_for
+from sidegate.adapters.nft import KernelForwarder
+from sidegate.core.gates import KernelForward
+
+NAME = f"sgk{os.getpid()}"
+DEVICE = f"sg-k{os.getpid()}"
+SUBNET = f"10.249.{os.getpid() % 256}.0/27"
+PORT = 32000 + os.getpid() % 500
+PUBLIC, CLIENT = (f"198.18.{os.getpid() % 256}.{host}" for host in (1, 2))
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make network namespaces"),
+]
+
+
+@pytest.fixture
+async def database() -> AsyncIterator[tuple[int, str]]:
+    """Pid and address of a container on an internal network whose bridge has a name as ours have."""
+    try:
+        bridge = ("--opt", f"com.docker.network.bridge.name={DEVICE}")
+        await docker("network", "create", "--internal", "--subnet", SUBNET, *bridge, NAME)
+        labels = ("--label", f"sidegate.instance={NAME}", "--network", NAME, "--entrypoint", "python3")
+        await docker("run", "-d", "--name", NAME, *labels, "sidegate-sample-app", "-c", SERVER, "3306")
+        shown = "{{.State.Pid}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        pid, address = (await docker("inspect", "-f", shown, NAME)).split()
+        wait_for("the database listens", lambda: ":3306" in run("nsenter", "-t", pid, "-n", "ss", "-Hltn"))
+        yield int(pid), address
+    finally:
+        for words in (("rm", "-f", NAME), ("network", "rm", NAME)):
+            process = await asyncio.create_subprocess_exec("docker", *words, stdout=-3, stderr=-3)
+            await process.wait()
+
+
+@pytest.fixture
+def outside() -> Iterator[str]:
+    """A network namespace that is another host."""
+    here, there = f"{NAME}o"[:15], f"{NAME}i"[:15]
+    try:
+        run(IP, "netns", "add", NAME)
+        run(IP, "link", "add", here, "type", "veth", "peer", "name", there, "netns", NAME)
+        run(IP, "address", "add", f"{PUBLIC}/30", "dev", here)
+        run(IP, "link", "set", here, "up")
+        run(IP, "-n", NAME, "address", "add", f"{CLIENT}/30", "dev", there)
+        run(IP, "-n", NAME, "link", "set", there, "up")
+        yield NAME
+    finally:
+        run(IP, "netns", "delete", NAME, check=False)
+        run(IP, "link", "delete", here, check=False)
+
+
+def connect(namespace: str) -> socket.socket:
+    with inside(namespace):
+        sock = socket.socket()
+    sock.settimeout(10)
+    try:
+        sock.connect((PUBLIC, PORT))
+        assert sock.recv(100).startswith(b"hello")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def test_on_and_off(database: tuple[int, str], outside: str) -> None:
+    """Through Docker's own rules, ten times: served while on, then cut at once at both ends, and nothing left."""
+    pid, address = database
+    kernel = KernelForwarder(NAME, (PORT, PORT))
+    times = []
+    try:
+        for _ in range(10):
+            start = time.perf_counter()
+            await kernel.apply({PORT: KernelForward(PORT, address)})
+            opened = time.perf_counter()
+            with connect(outside) as session:
+                served = time.perf_counter()
+                (seen,) = await kernel.sessions(PORT)
+                assert (seen.client, seen.client_port) == session.getsockname()
+                before = time.perf_counter()
+                await kernel.apply({})
+                closed = time.perf_counter()
+                assert await kernel.cut(PORT, pid) == 1
+                cut = time.perf_counter()
+                with pytest.raises(ConnectionResetError):
+                    session.recv(1)
+                times.append((opened - start, served - opened, closed - before, cut - closed))
+            with pytest.raises(ConnectionRefusedError):
+                connect(outside)
+            assert await kernel.sessions(PORT) == ()
+            assert NAME not in run("iptables", "-S", "DOCKER-USER")
+            assert NAME not in run("nft", "list", "tables")
+    finally:
+        await kernel.remove()
+    for what, column in zip(("on", "first session", "off", "cut"), zip(*times, strict=True), strict=True):
+        print(f"{what}: {statistics.median(column) * 1000:.1f} ms")
