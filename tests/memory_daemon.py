@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from memory_engine import MemoryEngine
-from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost
+from memory_kernel import MemoryKernel
+from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost, MemoryPorts
 from sidegate.adapters.certificates import Certificates
 from sidegate.adapters.store import Store
 from sidegate.api import schemas
@@ -24,6 +25,7 @@ from sidegate.api.world import World
 from sidegate.core.model import Container, DatabaseDetails, Rules
 from sidegate.errors import LoginFailedError
 from sidegate.reconciler.apply import Applier
+from sidegate.reconciler.kernel import KernelPorts
 from sidegate.reconciler.loop import Loop
 
 PASSWORD = "pa'$s\"w`ord, é\n"
@@ -32,11 +34,13 @@ LOGIN = {"MARIADB_USER": "shop", "MARIADB_PASSWORD": PASSWORD, "MARIADB_DATABASE
 
 @dataclass
 class MemoryLogins:
-    """Logs in where the password is right; `asked` are the addresses that were tried. `stuck`: nobody answers."""
+    """Logs in where the password is right; `asked` are the addresses that were tried. `stuck`: nobody answers.
+    `tls`: database -> whether it speaks TLS; one that is not there does not say."""
 
     password: str = PASSWORD
     stuck: bool = False
     asked: list[str] = field(default_factory=list)
+    tls: dict[str, bool] = field(default_factory=dict)
 
     async def check(self, engine: str, host: str, port: int, details: DatabaseDetails) -> None:
         self.asked.append(f"{engine}://{details.user}@{host}:{port}")
@@ -44,6 +48,9 @@ class MemoryLogins:
             await asyncio.Event().wait()
         if details.password != self.password:
             raise LoginFailedError(f"Access denied for user '{details.user}'")
+
+    async def speaks_tls(self, database: str) -> bool | None:
+        return self.tls.get(database)
 
 
 class MemoryDaemon:
@@ -54,7 +61,10 @@ class MemoryDaemon:
         self.engine, self.host, self.data_plane = MemoryEngine(), MemoryHost(), MemoryDataPlane()
         self.databases, self.logins, self.store = MemoryDatabases(), MemoryLogins(), store
         self.stopped = asyncio.Event()
-        applier = Applier(self.engine, self.host, self.data_plane, self.databases, certificates)
+        self.ports = MemoryPorts()
+        self.kernel = MemoryKernel()
+        kernel = KernelPorts(self.kernel, self.databases)
+        applier = Applier(self.engine, self.host, self.data_plane, self.databases, certificates, self.ports, kernel)
         self.loop = Loop(applier=applier, store=self.store, rules=rules)
         self.commands = Commands(
             World(
@@ -71,6 +81,7 @@ class MemoryDaemon:
                 external_ports=range(30000, 30004),
                 http_port=8080,
                 certificates=certificates,
+                kernel=kernel,
             )
         )
         self.client = Client(self.path, seconds=20)

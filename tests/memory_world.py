@@ -3,13 +3,15 @@
 Each records what it was told (`calls`, as text) and fails only on demand (`fail_next`: call name -> error, once).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import IPv4Network
 
 from sidegate.core.certificates import CertificateSet
+from sidegate.core.database_ports import DatabasePort, PortState
+from sidegate.core.gates import AccessList, Gate
 from sidegate.core.model import HostState
 from sidegate.core.routes import Routes
-from sidegate.core.sessions import Session, WorkerStatus
+from sidegate.core.sessions import Listening, Session, Usage, WorkerStatus
 from sidegate.errors import PortInUseError, SidegateError
 
 
@@ -67,19 +69,21 @@ def _with_fast_path(state: HostState, *, there: bool) -> HostState:
 
 class MemoryDataPlane(Recorder):
     """Forwarders as a dictionary, routes as published. `held`: port -> the process that has it; `verdicts`: container
-    id -> what is wrong with it, as active checks would find."""
+    id -> what is wrong with it, as active checks would find; `idle`: database -> seconds without a session."""
 
     def __init__(self) -> None:
         super().__init__()
         self.held: dict[int, str] = {}
         self.live: dict[str, tuple[Session, ...]] = {}
         self.verdicts: dict[str, str] = {}
-        self._open: dict[str, int] = {}
+        self.idle: dict[str, float] = {}
+        self.refused: dict[str, dict[str, int]] = {}
+        self._open: dict[str, Listening] = {}
         self._published: Routes | None = None
         self._certified: CertificateSet | None = None
         self._version = 0
 
-    def listeners(self) -> Mapping[str, int]:
+    def listeners(self) -> Mapping[str, Listening]:
         return dict(self._open)
 
     def published(self) -> Routes | None:
@@ -101,25 +105,83 @@ class MemoryDataPlane(Recorder):
     def health(self) -> Mapping[str, str]:
         return dict(self.verdicts)
 
-    async def open_forwarder(self, database: str, port: int) -> None:
-        self.record("open_forwarder", database, port)
-        if self._open.get(database) == port:
+    async def open_forwarder(self, database: str, gate: Gate, kernel: bool = False) -> None:
+        self.record("open_forwarder", database, gate.port, *(["kernel"] if kernel else []))
+        wanted = Listening(gate, kernel)
+        present = self._open.get(database)
+        if present is not None and present.gate.port == gate.port:
+            self._open[database] = wanted
+            self._cut(database, AccessList(gate).refused(_address(one) for one in self.live.get(database, ())))
             return
-        holder = self.held.get(port) or next((name for name, held in self._open.items() if held == port), "")
+        holder = self.held.get(gate.port) or next(
+            (name for name, one in self._open.items() if one.gate.port == gate.port), ""
+        )
         if holder:
-            raise PortInUseError(f"cannot open {database}: port {port} is held by {holder}")
-        self._open[database] = port
+            raise PortInUseError(f"cannot open {database}: port {gate.port} is held by {holder}")
+        self._open[database] = wanted
 
     async def close_forwarder(self, database: str) -> int:
         self.record("close_forwarder", database)
         self._open.pop(database, None)
         return len(self.live.pop(database, ()))
 
+    async def kick(self, database: str, client: str) -> int:
+        self.record("kick", database, client)
+        return self._cut(database, {client})
+
+    def refusals(self, database: str) -> Mapping[str, int]:
+        return self.refused.get(database, {})
+
+    def usage(self, database: str) -> Usage:
+        sessions = len(self.live.get(database, ()))
+        return Usage(sessions, 0.0 if sessions else self.idle.get(database, 0.0))
+
+    def _cut(self, database: str, clients: Collection[str]) -> int:
+        live = self.live.get(database, ())
+        kept = tuple(one for one in live if one.client not in clients and _address(one) not in clients)
+        self.live[database] = kept
+        return len(live) - len(kept)
+
     async def sessions(self, database: str) -> tuple[Session, ...]:
         return self.live.get(database, ())
 
     def workers(self) -> tuple[WorkerStatus, ...]:
         return (WorkerStatus(slot=0, pid=4242, state="serving", version=self._version, restarts=0),)
+
+
+def _address(session: Session) -> str:
+    return session.client.rpartition(":")[0].strip("[]")
+
+
+class MemoryPorts(Recorder):
+    """Databases' namespaces: `found` is what is in each, by pid; absent where nothing was put. `closed`: why none can
+    be entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[int, DatabasePort] = {}
+        self.closed: SidegateError | None = None
+
+    async def observe(self, pid: int) -> DatabasePort:
+        self.record("observe", pid)
+        self._enter()
+        return self.found.get(pid, DatabasePort(PortState.ABSENT))
+
+    async def redirect(self, pid: int, native: int) -> None:
+        self.record("redirect", pid, native)
+        self._enter()
+        self.found[pid] = DatabasePort(PortState.REDIRECTED, native)
+
+    async def remove(self, pid: int) -> None:
+        self.record("remove", pid)
+        self._enter()
+        found = self.found.pop(pid, DatabasePort(PortState.ABSENT))
+        if found.state is PortState.OWN:
+            self.found[pid] = DatabasePort(PortState.OWN)
+
+    def _enter(self) -> None:
+        if self.closed:
+            raise self.closed
 
 
 class MemoryDatabases(Recorder):

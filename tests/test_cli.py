@@ -78,6 +78,7 @@ def test_these_are_the_verbs() -> None:
         *("app set", "app unset", "app pause", "app resume", "app maintenance"),
         *("db ls", "db show", "db set", "db credentials"),
         *("external on", "external off", "external show", "external ls", "external sessions"),
+        *("external allow", "external deny", "external extend", "external kick"),
         *("cert ls", "cert add", "cert rm", "cert ca"),
     }
 

@@ -17,15 +17,18 @@ import uvloop
 
 from sidegate import __version__, log
 from sidegate.adapters.certificates import Certificates
+from sidegate.adapters.database_port import DatabasePorts
 from sidegate.adapters.databases.servers import DatabaseServers, Location
 from sidegate.adapters.docker import DockerEngine
 from sidegate.adapters.host import LinuxHost
 from sidegate.adapters.lock import hold
+from sidegate.adapters.nft import KernelForwarder
 from sidegate.adapters.store import Store
 from sidegate.api import http
 from sidegate.api.commands import Commands
 from sidegate.api.logins import resolve_details
 from sidegate.api.world import World
+from sidegate.core.database_engines import DATABASE_ENGINES
 from sidegate.core.desired import home_network
 from sidegate.core.model import DatabaseDetails, Rules
 from sidegate.core.routes import Policy
@@ -34,6 +37,7 @@ from sidegate.proxy import ports, privileges
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.supervisor import Supervisor
 from sidegate.reconciler.apply import Applier
+from sidegate.reconciler.kernel import KernelPorts
 from sidegate.reconciler.loop import Loop
 from sidegate.settings import Settings, load
 
@@ -99,18 +103,22 @@ async def serve(settings: Settings) -> None:
             details = await resolve_details(database, given, engine.read_file)
             subnets = {n.name: n.ipv4 for n in loop.state.networks}
             networks = {e.network: subnets.get(e.network, ()) for e in database.container.endpoints}
-            return Location(endpoint.address, details, networks)
+            return Location(DATABASE_ENGINES[database.engine], endpoint.address, details, networks)
 
         databases = DatabaseServers(locate)
+        public = settings.external_ports
+        forwarder = KernelForwarder(settings.instance, (public.start, public.stop - 1))
+        kernel = KernelPorts(forwarder, databases)
         certificates = _certificates(settings) if settings.https_port else None
         if certificates is not None:
             stack.push_async_callback(certificates.close)
         loop = Loop(
-            applier=Applier(engine, host, supervisor, databases, certificates),
+            applier=Applier(engine, host, supervisor, databases, certificates, DatabasePorts(), kernel),
             store=store,
             rules=rules,
             resync_seconds=settings.resync_seconds,
         )
+        stack.push_async_callback(loop.close)
         commands = Commands(
             World(
                 store=store,
@@ -127,6 +135,7 @@ async def serve(settings: Settings) -> None:
                 http_port=settings.http_port,
                 certificates=certificates,
                 https_port=settings.https_port,
+                kernel=kernel,
             )
         )
         try:
@@ -169,6 +178,7 @@ def _rules(settings: Settings) -> Rules:
         ),
         default_app=settings.default_app,
         tls=bool(settings.https_port),
+        forwarder=settings.forwarder,
     )
 
 

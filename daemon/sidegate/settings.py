@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from sidegate.core.model import DEFAULT_POOL, NAME_PATTERN, name_fault
+from sidegate.core.model import DEFAULT_POOL, FORWARDERS, NAME_PATTERN, name_fault
 from sidegate.errors import SettingsError
 
 DEFAULT_FILE = Path("/etc/sidegate/sidegate.toml")
@@ -160,10 +160,8 @@ def _docker_host(value: object) -> str:
     return address
 
 
-def _choice(*choices: str, later: str = "") -> Callable[[object], str]:
+def _choice(*choices: str) -> Callable[[object], str]:
     def read(value: object) -> str:
-        if later and value == later:
-            raise ValueError(f"is not available yet: use one of {', '.join(choices)}")
         if value not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
         return _text(value)
@@ -182,12 +180,13 @@ class Settings:
     certificates: Annotated[Path | None, _optional_directory] = None
     external_ports: Annotated[range, _port_range] = range(30000, 31000)
     external_host: Annotated[str, _host] = ""
+    forwarder: Annotated[str, _choice(*FORWARDERS)] = "auto"
     internal_pool: Annotated[IPv4Network, _pool] = DEFAULT_POOL
     internal_subnet: Annotated[int, _number(8, 29)] = 27
     base_domain: Annotated[str, _host_name] = "localhost"
     default_app: Annotated[str, _app_or_none] = ""
     trusted_proxies: Annotated[tuple[str, ...], _networks] = ()
-    isolation: Annotated[str, _choice("bridge", "report", later="strict")] = "bridge"
+    isolation: Annotated[str, _choice("bridge", "strict", "report")] = "bridge"
     trust_image_labels: Annotated[bool, _flag] = False
     workers: Annotated[int, _number(0, 256)] = 0
     worker_user: Annotated[str, _worker_user] = "sidegate-worker"

@@ -9,11 +9,13 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from adapters.labs import docker
 from e2e.node import wait_for
-from sidegate.adapters.database_port import DatabasePort, DatabasePorts, PortState
+from sidegate.adapters.database_port import DatabasePorts
 from sidegate.adapters.nft.commands import Commands
+from sidegate.core.database_ports import DatabasePort, PortState
 from sidegate.errors import HostToolError, RefusedError
 
 NAME = f"sgp{os.getpid()}"
@@ -108,6 +110,22 @@ async def test_it_comes_and_goes(listen: Starter, namespace: str) -> None:
         ("ip", "netns", "exec", namespace, "nft", "list", "ruleset"), capture_output=True, check=True
     )
     assert tables.stdout == b""
+
+
+def test_it_works_on_the_event_loop_of_the_daemon(namespace: str) -> None:
+    """uvloop's pipes are sockets, which nft cannot read its input from."""
+    command = ("nsenter", f"--net=/run/netns/{namespace}", "cat")
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        ours = Path("/proc/self/ns/net")
+        wait_for("it is in its namespace", lambda: not Path(f"/proc/{process.pid}/ns/net").samefile(ours))
+
+        async def redirected() -> DatabasePort:
+            ports = DatabasePorts()
+            await ports.redirect(process.pid, 5432)
+            return await ports.observe(process.pid)
+
+        assert uvloop.run(redirected()) == POSTGRES
+        process.communicate()
 
 
 async def test_a_database_at_3306_is_left_alone(listen: Starter) -> None:

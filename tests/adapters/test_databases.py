@@ -11,7 +11,7 @@ import aiomysql
 import pytest
 from pymysql.err import OperationalError
 
-from sidegate.adapters.databases.mysql import check_login, is_peer, kill_sessions
+from sidegate.adapters.databases.mysql import check_login, is_peer, kill_sessions, speaks_tls
 from sidegate.errors import LoginFailedError
 
 NAME = f"sgt-sql-{os.getpid()}"
@@ -192,6 +192,20 @@ async def test_whatever_an_impostor_says_ends_as_a_failed_login(greeting: bytes)
             await check_login("127.0.0.1", port, "shop", "x", "", DEADLINE)
     assert f"127.0.0.1:{port} " in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("user", "password"), [("shop", PASSWORD), ("shop", "wrong"), ("", "")])
+async def test_whether_tls_is_spoken_is_told_before_a_login(server: Server, user: str, password: str) -> None:
+    assert await speaks_tls(server.near, 3306, user, password, DEADLINE) is False
+
+
+@pytest.mark.parametrize(("capabilities", "expected"), [(0xF7FE, False), (0xFFFE, True)])
+async def test_a_greeting_says_whether_tls_is_spoken(capabilities: int, expected: bool) -> None:
+    """CLIENT_SSL, 0x800 of the capabilities in the handshake of protocol 10."""
+    greeting = b"\x0a10.11.6\0" + bytes(4) + b"12345678\0" + capabilities.to_bytes(2, "little")
+    async with impostor(len(greeting).to_bytes(3, "little") + b"\0" + greeting) as port:
+        assert await speaks_tls("127.0.0.1", port, "", "", DEADLINE) is expected
 
 
 # --- sessions

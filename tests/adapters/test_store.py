@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from sidegate.adapters import store as store_module
 from sidegate.adapters.store import Store
 from sidegate.adapters.store_schema import MIGRATIONS
 from sidegate.core.audit import AuditEntry
+from sidegate.core.gates import Entry, Gate
 from sidegate.core.model import DatabaseDetails, External, Intent, Pair, Variable
 from sidegate.errors import (
     DuplicateConnectionError,
@@ -56,13 +58,13 @@ def entry(number: int) -> AuditEntry:
 
 async def test_everything_is_there_again_after_a_restart(store: Store, tmp_path: Path) -> None:
     await store.add_connection(SHOP, "shop", BROUGHT)
-    await store.set_external("shop-db", 30001, enabled=True)
+    await store.set_external("shop-db", External(Gate(30001), enabled=True))
     await store.set_database_details("shop-db", DatabaseDetails("u", "p", "s", "r"))
     await store.set_variables("shop", [Variable("A", "1", "build"), Variable("A", "2", "runtime")])
     await store.replace_claims({"shop.example.com/api": "shop"})
     assert store.intent == Intent(
         connections=frozenset({SHOP}),
-        externals={"shop-db": External(30001, True)},
+        externals={"shop-db": External(Gate(30001), True)},
         databases={"shop-db": DatabaseDetails("u", "p", "s", "r")},
         env={"shop": (*BROUGHT, Variable("A", "1", "build"), Variable("A", "2", "runtime"))},
         claims={"shop.example.com/api": "shop"},
@@ -90,8 +92,8 @@ async def test_only_the_daemon_can_read_the_files(tmp_path: Path) -> None:
 async def test_an_intent_of_the_same_content_is_not_written_again(store: Store) -> None:
     intent = await store.replace_claims({"a.example.com": "shop"})
     assert await store.replace_claims({"a.example.com": "shop"}) is intent
-    intent = await store.set_external("shop-db", 30001, enabled=False)
-    assert await store.set_external("shop-db", 30001, enabled=False) is intent
+    intent = await store.set_external("shop-db", External(Gate(30001), enabled=False))
+    assert await store.set_external("shop-db", External(Gate(30001), enabled=False)) is intent
 
 
 # --- connections and variables
@@ -160,11 +162,11 @@ async def test_variables_stay_where_that_is_chosen(store: Store) -> None:
 
 
 async def test_two_databases_never_share_a_port(store: Store) -> None:
-    await store.set_external("shop-db", 30001, enabled=False)
+    await store.set_external("shop-db", External(Gate(30001), enabled=False))
     with pytest.raises(RefusedError, match="port 30001 belongs to shop-db"):
-        await store.set_external("blog-db", 30001, enabled=True)
-    await store.set_external("shop-db", 30001, enabled=True)
-    assert store.intent.externals == {"shop-db": External(30001, True)}
+        await store.set_external("blog-db", External(Gate(30001), enabled=True))
+    await store.set_external("shop-db", External(Gate(30001), enabled=True))
+    assert store.intent.externals == {"shop-db": External(Gate(30001), True)}
 
 
 async def test_text_that_is_no_unicode_is_refused(store: Store) -> None:
@@ -176,7 +178,7 @@ async def test_text_that_is_no_unicode_is_refused(store: Store) -> None:
 
 async def test_a_purge_forgets_everything_but_the_audit_trail(store: Store) -> None:
     await store.add_connection(SHOP, "shop", BROUGHT)
-    await store.set_external("shop-db", 30001, enabled=True)
+    await store.set_external("shop-db", External(Gate(30001), enabled=True))
     await store.append_audit(entry(1))
     assert await store.purge() == Intent()
     assert await store.audit(9) == (entry(1),)
@@ -253,7 +255,7 @@ async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_it
     store = await Store.open(tmp_path)
     assert store.intent == Intent(
         connections=frozenset({SHOP}),
-        externals={"shop-db": External(30001, enabled=True)},
+        externals={"shop-db": External(Gate(30001), enabled=True)},
         env={"shop": (Variable("A", "1", "both", "x"),)},
         claims={"shop.example": "shop"},
     )
@@ -261,6 +263,54 @@ async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_it
     assert [entry.user for entry in await store.audit(5)] == ["ann"]
     await store.close()
     assert (await reopened(tmp_path)).modes == {"shop": "paused"}
+
+
+async def test_an_external_connection_keeps_its_lists_limits_and_terms(store: Store, tmp_path: Path) -> None:
+    allow = (Entry("203.0.113.0/24", "the office"), Entry("2001:db8::/32"), Entry("10.0.0.0/8"))
+    gate = Gate(30001, allow, (Entry("203.0.113.9/32"),), local=True, max_sessions=3, max_new=7)
+    external = External(gate, True, expires_at=1_800_000_000.25, idle_off=1800, forwarder="kernel", used_at=1.5)
+    await store.set_external("shop-db", external)
+    await store.set_external("blog-db", External(Gate(30002), enabled=False))
+    assert store.intent.externals["shop-db"] == external
+    narrower = replace(external, gate=replace(gate, allow=allow[:1], deny=()))
+    await store.set_external("shop-db", narrower)
+    await store.close()
+    assert (await reopened(tmp_path)).externals == {
+        "blog-db": External(Gate(30002), enabled=False),
+        "shop-db": narrower,
+    }
+
+
+async def test_a_forgotten_external_connection_leaves_no_list_behind(store: Store) -> None:
+    await store.set_external("shop-db", External(Gate(30001, (Entry("203.0.113.0/24"),)), enabled=True))
+    await store.forget_external("shop-db")
+    await store.set_external("shop-db", External(Gate(30001), enabled=True))
+    assert store.intent.externals["shop-db"].gate == Gate(30001)
+
+
+async def test_an_end_does_not_undo_what_somebody_has_asked_for_meanwhile(store: Store) -> None:
+    seen = External(Gate(30001), enabled=True, expires_at=100.0)
+    extended = replace(seen, expires_at=200.0)
+    await store.set_external("shop-db", seen)
+    await store.set_external("shop-db", extended)
+    await store.replace_external("shop-db", seen, replace(seen, enabled=False))
+    assert store.intent.externals["shop-db"] == extended
+    await store.replace_external("shop-db", extended, replace(extended, enabled=False))
+    assert store.intent.externals["shop-db"].enabled is False
+
+
+async def test_a_file_of_the_second_schema_keeps_its_external_connections(tmp_path: Path) -> None:
+    """They were open to anybody for ever, and still are."""
+    with closing(sqlite3.connect(tmp_path / "sidegate.db", isolation_level=None)) as db:
+        db.executescript(f"BEGIN; {MIGRATIONS[0]}; {MIGRATIONS[1]}; PRAGMA user_version = 2; COMMIT")
+        db.execute("INSERT INTO externals VALUES ('shop-db', 30001, 1), ('blog-db', 30002, 0)")
+        db.execute("INSERT INTO modes VALUES ('shop', 'paused')")
+    opened = await reopened(tmp_path)
+    assert opened.externals == {
+        "blog-db": External(Gate(30002), enabled=False),
+        "shop-db": External(Gate(30001), enabled=True),
+    }
+    assert opened.modes == {"shop": "paused"}
 
 
 # --- what goes wrong

@@ -130,3 +130,37 @@ async def test_show_names_who_reaches_it_without_a_connection(node: MemoryDaemon
     texts = [p.text for p in found.problems]
     assert any("publishes port 3306" in text for text in texts)
     assert any("through legacy" in text and "shop-1" in text for text in texts)
+
+
+async def test_a_postgresql_is_reached_at_3306_with_its_own_words(daemon: MemoryDaemon) -> None:
+    labels = {"sidegate.database": "shop-pg", "sidegate.engine": "postgres"}
+    daemon.engine.run("shop-pg-1", labels=labels, env={"POSTGRES_USER": "shop", "POSTGRES_PASSWORD": PASSWORD})
+    await daemon.settled()
+    found = await daemon.commands.databases.credentials("shop-pg")
+    assert (found.engine, found.user, found.schema, found.checked) == ("postgres", "shop", "shop", "ok")
+    assert daemon.logins.asked == ["postgres://shop@10.213.0.2:3306"]
+    assert found.internal.url == "postgresql://shop:pa%27%24s%22w%60ord%2C%20%C3%A9%0A@shop-pg.internal:3306/shop"
+    assert found.internal.command == "psql -h shop-pg.internal -p 3306 -U shop -d shop"
+
+
+async def test_connecting_with_env_brings_a_postgresql_url(daemon: MemoryDaemon) -> None:
+    daemon.app("shop")
+    labels = {"sidegate.database": "shop-pg", "sidegate.engine": "postgres"}
+    daemon.engine.run("shop-pg-1", labels=labels, env={"POSTGRES_PASSWORD": PASSWORD})
+    await daemon.settled()
+    await daemon.connect("shop", "shop-pg", env=True)
+    stored = {variable.key: variable.value for variable in daemon.store.intent.env["shop"]}
+    assert (stored["DB_PORT"], stored["DB_USER"], stored["DB_NAME"]) == ("3306", "postgres", "postgres")
+    assert stored["DB_CONNECTION_URL"].startswith("postgresql://postgres:pa%27")
+
+
+@pytest.mark.parametrize(("speaks", "warned"), [(False, True), (True, False), (None, False)])
+async def test_a_database_that_speaks_no_tls_is_warned_about_while_it_is_on(
+    node: MemoryDaemon, speaks: bool | None, warned: bool
+) -> None:
+    """One that cannot be asked is not."""
+    if speaks is not None:
+        node.logins.tls["shop-db"] = speaks
+    found = [await node.commands.externals.show("shop-db"), await node.commands.externals.on("shop-db")]
+    found.append(await node.commands.externals.show("shop-db"))
+    assert [any("speaks no TLS" in text for text in view.warnings) for view in found] == [False, warned, warned]

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from memory_daemon import PASSWORD, MemoryDaemon
+from sidegate.core.gates import Gate
 from sidegate.core.model import External
-from sidegate.core.sessions import Session
+from sidegate.core.sessions import Listening, Session
 from sidegate.errors import (
     DataPlaneError,
     InvalidInputError,
@@ -31,12 +32,12 @@ def unbindable(node: MemoryDaemon, port: int, error: SidegateError) -> Iterator[
     """Binding `port` fails, although nobody is seen to hold it."""
     real = node.data_plane.open_forwarder
 
-    async def failing(database: str, wanted: int) -> None:
-        if wanted == port:
+    async def failing(database: str, gate: Gate, kernel: bool = False) -> None:
+        if gate.port == port:
             raise error
-        await real(database, wanted)
+        await real(database, gate, kernel)
 
-    node.data_plane.open_forwarder = failing  # type: ignore[assignment]
+    node.data_plane.open_forwarder = failing  # type: ignore[method-assign]
     yield
     node.data_plane.open_forwarder = real  # type: ignore[method-assign]
 
@@ -51,7 +52,7 @@ async def test_off_until_somebody_turns_it_on(node: MemoryDaemon) -> None:
 async def test_on_returns_once_it_listens_and_says_all_but_the_password(node: MemoryDaemon) -> None:
     """R2, R7, R37."""
     on = await node.commands.externals.on("shop-db")
-    assert node.data_plane.listeners() == {"shop-db": 30000}
+    assert node.data_plane.listeners() == {"shop-db": Listening(Gate(30000))}
     assert (on.enabled, on.listening, on.host, on.port, on.user, on.schema) == (
         True,
         True,
@@ -75,7 +76,7 @@ async def test_off_cuts_sessions_and_the_port_stays(node: MemoryDaemon) -> None:
     assert (session.client, session.bytes_sent, session.bytes_received) == ("198.51.100.2:4000", 10, 20)
     off = await node.commands.externals.off("shop-db")
     assert (off.enabled, off.listening, off.port, off.sessions_cut, off.sessions) == (False, False, 30001, 1, 0)
-    assert node.data_plane.listeners() == {"other-db": 30000}
+    assert node.data_plane.listeners() == {"other-db": Listening(Gate(30000))}
     await node.commands.externals.off("other-db")
     assert (await node.commands.externals.on("shop-db")).port == 30001
 
@@ -105,7 +106,7 @@ async def test_a_port_that_turns_out_to_be_held_is_passed_over_too(node: MemoryD
     """Not every holder can be seen: an ordinary user does not see those of root."""
     with unbindable(node, 30000, PortInUseError("port 30000 is held by another process")):
         assert (await node.commands.externals.on("shop-db")).port == 30001
-    assert node.data_plane.listeners() == {"shop-db": 30001}
+    assert node.data_plane.listeners() == {"shop-db": Listening(Gate(30001))}
 
 
 async def test_a_chosen_port_is_taken_and_kept(node: MemoryDaemon) -> None:
@@ -113,7 +114,7 @@ async def test_a_chosen_port_is_taken_and_kept(node: MemoryDaemon) -> None:
     await node.commands.externals.off("shop-db")
     assert (await node.commands.externals.on("shop-db")).port == 30003
     assert (await node.commands.externals.on("shop-db", 30002)).port == 30002
-    assert node.data_plane.listeners() == {"shop-db": 30002}
+    assert node.data_plane.listeners() == {"shop-db": Listening(Gate(30002))}
 
 
 @pytest.mark.parametrize("port", [0, 80, 29999, 30004, 70000, -1])
@@ -136,7 +137,7 @@ async def test_a_held_port_is_refused_with_its_holder_and_nothing_changes(node: 
     node.data_plane.held[30000] = "nginx (pid 812)"
     with pytest.raises(PortInUseError, match=r"cannot open shop-db: port 30000 is held by nginx \(pid 812\)"):
         await node.commands.externals.on("shop-db")
-    assert node.store.intent.externals["shop-db"] == External(30000, enabled=False)
+    assert node.store.intent.externals["shop-db"] == External(Gate(30000), enabled=False)
     assert node.data_plane.listeners() == {}
 
 
@@ -149,8 +150,8 @@ async def test_when_opening_fails_what_was_before_is_put_back(node: MemoryDaemon
     ):
         await node.commands.externals.on("shop-db", 30002)
     await node.settled()
-    assert node.store.intent.externals["shop-db"] == External(30001, enabled=True)
-    assert node.data_plane.listeners() == {"shop-db": 30001}
+    assert node.store.intent.externals["shop-db"] == External(Gate(30001), enabled=True)
+    assert node.data_plane.listeners() == {"shop-db": Listening(Gate(30001))}
 
 
 async def test_when_every_port_is_given_away_it_says_so(node: MemoryDaemon) -> None:
@@ -189,7 +190,8 @@ async def test_a_database_that_does_not_run_or_publishes_its_port_brings_a_warni
     node.engine.stop(container.id)
     node.engine.update(container.id, published_ports=(3306,))
     await node.settled()
-    stopped, published = (await node.commands.externals.on("shop-db")).warnings
+    anybody, stopped, published = (await node.commands.externals.on("shop-db")).warnings
+    assert "from anywhere" in anybody
     assert "shop-db-1 is exited" in stopped
     assert "publishes port 3306" in published
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 from bench import engine, floors, report
 from bench.bench import Bench, progress
 from bench.cores import CORES_CASE
+from bench.external import EXTERNAL
 from bench.fast_path import FAST_PATH
 from bench.machine import raise_file_limit
 from bench.memory import IDLE_MEMORY
@@ -21,9 +22,15 @@ from bench.programs import unpacked
 from bench.rates import RATES
 from bench.routes import ROUTES_10K
 from bench.start import START
+from bench.switch import SWITCH
+from bench.sysbench import SYSBENCH
 from e2e.node import run
 
-CASES = {case.name: case for case in (FAST_PATH, *RATES, IDLE_MEMORY, ROUTES_10K, CORES_CASE, START)}
+CASES = {
+    case.name: case
+    for case in (FAST_PATH, *RATES, IDLE_MEMORY, ROUTES_10K, CORES_CASE, START, *EXTERNAL, SYSBENCH, SWITCH)
+}
+CYCLES, QUICK_CYCLES = 100, 5
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DOCUMENT = Path(__file__).parents[2] / "docs/benchmarks.md"
 
@@ -33,6 +40,7 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="bench", add_help=False)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", action="append", choices=CASES, metavar="CASE")
+    parser.add_argument("--cycles", type=int, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(words)
     for number in INTERRUPTIONS:
@@ -41,7 +49,8 @@ def main(words: list[str]) -> int:
     raise_file_limit()
     try:
         engine.remove_leftovers()
-        benches = measured([name for name in CASES if name in wanted], quick=options.quick)
+        cycles = options.cycles or (QUICK_CYCLES if options.quick else CYCLES)
+        benches = measured([name for name in CASES if name in wanted], cycles, quick=options.quick)
     except KeyboardInterrupt:
         progress("interrupted; everything that was started is gone")
         return 130
@@ -59,19 +68,19 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def measured(names: list[str], *, quick: bool) -> list[Bench]:
+def measured(names: list[str], cycles: int, *, quick: bool) -> list[Bench]:
     """The cases, measured one after the other; each is printed as soon as it is through."""
     seconds, rounds, most, patience = (0.2, 3, 3, 0.0) if quick else (2.0, 3, 4, 15.0)
     benches = []
     with tempfile.TemporaryDirectory(prefix="sgbench-") as directory, unpacked(Path(directory)) as programs:
         for name in names:
-            bench = Bench(CASES[name], programs, seconds, rounds, most, patience, quick)
+            bench = Bench(CASES[name], programs, seconds, rounds, most, patience, quick, cycles)
             bench.case.run(bench)
             benches.append(bench)
             results = bench.results()
             print(f"\n{name}")
             print(report.as_table(results, bench.case.subject, less_is_better=bench.case.less_is_better))
-            print(*floors.verdicts(results), sep="\n", flush=True)
+            print(*floors.verdicts(results), *bench.notes, sep="\n", flush=True)
     return benches
 
 
@@ -80,7 +89,7 @@ def write_document(benches: list[Bench]) -> None:
     sections = {}
     for bench in benches:
         case, results = bench.case, bench.results()
-        lines = floors.verdicts(results)
+        lines = [*floors.verdicts(results), *bench.notes]
         sections[case.name] = report.as_section(
             case.about, results, case.subject, lines, conditions(bench), less_is_better=case.less_is_better
         )

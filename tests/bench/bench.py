@@ -38,7 +38,8 @@ class Case:
 class Bench:
     """One case being measured. `seconds`: how long a round lasts. `rounds`, `most`: how many there are, and may be
     where they differ. `patience`: seconds that the case may wait for a quiet machine, in all. `disturbed`: how many
-    measurements waited in vain. `busy`: by server, how much of a core it took in each round."""
+    measurements waited in vain. `busy`: by server, how much of a core it took in each round. `cycles`: how often the
+    case that switches does so. `notes`: lines that stand below the table."""
 
     case: Case
     programs: Programs
@@ -47,6 +48,8 @@ class Bench:
     most: int
     patience: float
     quick: bool
+    cycles: int = 100
+    notes: list[str] = field(default_factory=list)
     measured: dict[str, list[float]] = field(default_factory=dict)
     busy: dict[str, list[float]] = field(default_factory=dict)
     disturbed: int = 0

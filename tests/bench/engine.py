@@ -34,7 +34,8 @@ def daemon(case: str, **settings: str) -> Iterator[Node]:
 
 
 def remove_leftovers() -> None:
-    """Whatever of ours the daemon's purge did not take, or a killed run left: containers, networks, rules."""
+    """Whatever of ours the daemon's purge did not take, or a killed run left: containers, networks, rules, the other
+    host."""
     containers = _lines("docker", "ps", "-a", "-q", "--filter", f"name=^{NAME}-")
     if containers:
         run("docker", "rm", "-f", "-v", *containers, check=False, timeout=120)
@@ -44,6 +45,12 @@ def remove_leftovers() -> None:
     for rule in firewall_rules():
         if any(word.startswith(f"sidegate:{NAME}") for word in rule):
             run("iptables", "-w", "-D", *rule, check=False)
+    for table in _lines("nft", "list", "tables"):
+        if table.split()[-1] == f"sidegate-{NAME}":
+            run("nft", *table.replace("table", "delete table", 1).split(), check=False)
+    if Path(f"/run/netns/{NAME}").exists():
+        run("ip", "netns", "del", NAME, check=False)
+        run("ip", "link", "del", f"{NAME}o", check=False)
 
 
 def firewall_rules() -> list[list[str]]:

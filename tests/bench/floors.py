@@ -33,6 +33,15 @@ FLOORS = (
     Floor("idle-memory", most=32, server="sidegate+tls"),
     Floor("routes-10k", "sidegate+10", least=0.95),
     Floor("start", "direct", more=100),
+    Floor("tcp-small", "docker-p", least=0.93, server="sidegate-kernel"),
+    Floor("tcp-small", "haproxy", least=1.8, server="sidegate-kernel"),
+    Floor("tcp-small", "haproxy", least=0.95, server="sidegate-userspace"),
+    Floor("internal", "sidegate-userspace", least=1.3, server="internal"),
+    Floor("internal", "sidegate-kernel", least=1.0, server="internal"),
+    Floor("switch", most=30, server="sidegate-kernel+on"),
+    Floor("switch", most=30, server="sidegate-userspace+on"),
+    Floor("switch", most=1000, server="sidegate-kernel+off"),
+    Floor("switch", most=1000, server="sidegate-userspace+off"),
 )
 
 

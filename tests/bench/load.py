@@ -30,9 +30,11 @@ def wrk(
     connections: int = CONNECTIONS,
     threads: int = 1,
     cores: Sequence[int] = LOAD_CORES,
+    within: Sequence[str] = (),
 ) -> float:
-    """Requests per second over connections that stay open, unless a header in `options` says otherwise."""
-    words = [*programs.debian("wrk"), f"-t{threads}", f"-c{connections}", "-d1h", *options, url]
+    """Requests per second over connections that stay open, unless a header in `options` says otherwise. `within`:
+    words that run a command in another network namespace."""
+    words = [*within, *programs.debian("wrk"), f"-t{threads}", f"-c{connections}", "-d1h", *options, url]
     with subprocess.Popen(bound(words, cores), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             # It takes whole seconds only, but ends early on SIGINT; it is under way once it would catch one.

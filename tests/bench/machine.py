@@ -38,24 +38,11 @@ class Program:
 
     def pids(self) -> list[int]:
         """The process and those under it."""
-        children: dict[int, list[int]] = {}
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):  # it ended meanwhile
-                parent = int(path.read_text().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(path.parent.name))
-        found = [self._process.pid]
-        for pid in found:
-            found += children.get(pid, [])
-        return found
+        return process_tree(self._process.pid)
 
     def cpu_seconds(self) -> float:
-        """User and system time of every thread, with those of processes under it (proc(5), schedstat: nanoseconds)."""
-        spent = 0
-        for pid in self.pids():
-            for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-                with contextlib.suppress(OSError):
-                    spent += int(path.read_text().split()[0])
-        return spent / 1e9
+        """User and system time of every thread, with those of processes under it."""
+        return cpu_seconds(self._process.pid)
 
     def memory(self) -> int:
         """Bytes: what is its own, and its share of what it shares (proc(5), smaps_rollup: Pss)."""
@@ -75,6 +62,29 @@ class Program:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, 9)
             self._process.wait()
+
+
+def process_tree(root: int) -> list[int]:
+    """A process and those under it."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def cpu_seconds(root: int) -> float:
+    """User and system time of every thread of a process and of those under it (proc(5), schedstat: nanoseconds)."""
+    spent = 0
+    for pid in process_tree(root):
+        for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                spent += int(path.read_text().split()[0])
+    return spent / 1e9
 
 
 def bound(command: Sequence[str], cores: Sequence[int]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from e2e.node import run
 
 IMAGE = "sidegate-bench"
-_TREES = ("usr/bin", "usr/sbin", "usr/lib")
+_TREES = ("usr/bin", "usr/sbin", "usr/lib", "usr/share/sysbench")
 _UNPACK = 60
 
 
@@ -28,6 +28,14 @@ class Programs:
         """A program of the image, with that image's libraries and none of this machine's."""
         (binary,) = (path for directory in ("sbin", "bin") if (path := self._tree / "usr" / directory / name).exists())
         return [str(self._loader), "--library-path", str(self._loader.parent), str(binary)]
+
+    @property
+    def nginx_modules(self) -> str:
+        return str(self._tree / "usr/lib/nginx/modules")
+
+    @property
+    def sysbench_scripts(self) -> str:
+        return str(self._tree / "usr/share/sysbench")
 
     @property
     def websocket(self) -> str:

@@ -5,10 +5,12 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 
 from sidegate.core.desired import Desired, desire
+from sidegate.core.gates import Gate
 from sidegate.core.labels import Discovery
 from sidegate.core.model import Container, Endpoint, EngineState, External, HostState, Intent, Network, Pair, Rules
 from sidegate.core.newcomers import Join, expect, joins
 from sidegate.core.reconcile import Observed, reconcile
+from sidegate.core.sessions import Listening
 from states import app, database, ours, state
 
 RULES = Rules()
@@ -27,7 +29,7 @@ def plan(
     *,
     rules: Rules = RULES,
     published: bool = True,
-    forwarders: Mapping[str, int] | None = None,
+    forwarders: Mapping[str, Listening] | None = None,
     host: HostState | None = None,
     engine_up: bool = True,
     bad_subnets: tuple[str, ...] = (),
@@ -183,12 +185,12 @@ def test_an_exhausted_pool_is_said_and_the_rest_goes_on() -> None:
 
 def test_external_on_opens_a_forwarder_and_off_closes_it_and_cuts_the_database_side() -> None:
     db = database("shop-db", endpoints=(DB_HOME,))
-    on = Intent(externals={"shop-db": External(30000, enabled=True)})
-    off = Intent(externals={"shop-db": External(30000, enabled=False)})
+    on = Intent(externals={"shop-db": External(Gate(30000), enabled=True)})
+    off = Intent(externals={"shop-db": External(Gate(30000), enabled=False)})
     now = state(db, networks=(HOME,))
     assert plan(on, now) == "open shop-db on port 30000: the external connection is on"
-    assert plan(on, now, forwarders={"shop-db": 30000}) == ""
-    assert plan(off, now, forwarders={"shop-db": 30000}).splitlines() == [
+    assert plan(on, now, forwarders={"shop-db": Listening(Gate(30000))}) == ""
+    assert plan(off, now, forwarders={"shop-db": Listening(Gate(30000))}).splitlines() == [
         "close shop-db on port 30000: the external connection is off",
         "destroy sockets of shop-db-1 with 10.213.0.1/32: the external connection is off",
         "kill sessions of shop-db with 10.213.0.1/32: the external connection is off",
@@ -211,7 +213,7 @@ def test_routes_say_who_is_served_by_what() -> None:
 
 
 def test_while_the_engine_is_away_only_the_data_plane_is_touched() -> None:
-    on = Intent(externals={"shop-db": External(30000, enabled=True)}, connections=frozenset({SHOP}))
+    on = Intent(externals={"shop-db": External(Gate(30000), enabled=True)}, connections=frozenset({SHOP}))
     assert plan(on, state(database("shop-db")), engine_up=False) == (
         "open shop-db on port 30000: the external connection is on"
     )
@@ -227,11 +229,12 @@ def test_wanting_nothing_removes_everything_of_ours_and_leaves_no_container_with
     assert "remove network sidegate-shop--shop-db" in text
 
 
-def test_a_chain_runs_disconnect_then_cut_then_remove() -> None:
+def test_a_chain_runs_disconnect_then_cut_then_kill_then_remove() -> None:
+    """KILL's own login must not be among the sockets that are destroyed."""
     made, _ = reconcile(desire(Intent(), connected(), RULES), Observed(connected()), RULES)
     chain = next(c for c in made.chains() if c[0][0].chain == "network sidegate-shop--shop-db")
-    ranks = [type(rank[0]).__name__ for rank in chain]
-    assert ranks == ["DisconnectContainer", "DestroySockets", "KillSessions", "RemoveNetwork"]
+    steps = [{type(action).__name__ for action in rank} for rank in chain]
+    assert steps == [{"DisconnectContainer"}, {"DestroySockets", "ForgetFlows"}, {"KillSessions"}, {"RemoveNetwork"}]
 
 
 def test_a_newcomer_belongs_where_its_app_is_connected_and_nowhere_else() -> None:

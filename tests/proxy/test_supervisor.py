@@ -18,6 +18,7 @@ import structlog
 from pairs import client_context, key_pair, presented
 from proxy.wire import DEADLINE, HOST, Client, answering, backend, closed_port, until
 from sidegate.core.certificates import CertificateSet, KeyPair
+from sidegate.core.gates import Gate
 from sidegate.core.routes import AppRoute, DatabaseTarget, PathRoute, Policy, Routes, Upstream
 from sidegate.errors import DataPlaneError, PortInUseError, SettingsError
 from sidegate.proxy.limits import Limits
@@ -208,9 +209,9 @@ async def test_what_waits_in_the_backlog_of_a_killed_worker_is_served_by_its_rep
 async def test_off_refuses_at_once_cuts_sessions_and_frees_the_port() -> None:
     async with backend(answering(b"hi")) as port, plane() as supervised:
         await supervised.publish(routes(port))
-        await supervised.open_forwarder("db", 0)
-        public = supervised.listeners()["db"]
-        await supervised.open_forwarder("db", public)
+        await supervised.open_forwarder("db", Gate(0))
+        public = supervised.listeners()["db"].gate.port
+        await supervised.open_forwarder("db", Gate(public))
         async with await connect(public) as one, await connect(public) as two:
             for client in (one, two):
                 client.writer.write(GET)
@@ -225,7 +226,7 @@ async def test_off_refuses_at_once_cuts_sessions_and_frees_the_port() -> None:
             await connect(public)
         assert supervised.listeners() == {}
         assert await supervised.close_forwarder("db") == 0
-        await supervised.open_forwarder("db", public)  # the same port again
+        await supervised.open_forwarder("db", Gate(public))  # the same port again
         async with await connect(public) as client:
             client.writer.write(GET)
             assert await client.exactly(2) == b"hi"
@@ -234,8 +235,8 @@ async def test_off_refuses_at_once_cuts_sessions_and_frees_the_port() -> None:
 async def test_off_holds_while_a_worker_hangs_and_the_worker_is_replaced() -> None:
     async with backend(answering(b"hi")) as port, plane() as supervised:
         await supervised.publish(routes(port))
-        await supervised.open_forwarder("db", 0)
-        public = supervised.listeners()["db"]
+        await supervised.open_forwarder("db", Gate(0))
+        public = supervised.listeners()["db"].gate.port
         pid = supervised.workers()[0].pid
         os.kill(pid, signal.SIGSTOP)
         closing = asyncio.create_task(supervised.close_forwarder("db"), name="off")
@@ -261,12 +262,12 @@ async def test_a_worker_that_hangs_is_noticed_and_publishing_waits_for_its_repla
 async def test_a_replacement_knows_routes_and_forwarders() -> None:
     async with backend(answering(OK)) as port, plane(workers=1) as supervised:
         await supervised.publish(routes(port))
-        await supervised.open_forwarder("db", 0)
+        await supervised.open_forwarder("db", Gate(0))
         pid = supervised.workers()[0].pid
         os.kill(pid, signal.SIGTERM)  # as an operator might: it drains, another takes over
         await replaced(supervised, 0, pid)
         assert await get(supervised.http_port) == b"hello"
-        assert await get(supervised.listeners()["db"]) == b"hello"
+        assert await get(supervised.listeners()["db"].gate.port) == b"hello"
 
 
 async def test_workers_whose_parent_is_gone_stop_listening_cut_databases_and_finish_requests() -> None:
@@ -281,10 +282,10 @@ async def test_workers_whose_parent_is_gone_stop_listening_cut_databases_and_fin
     async with backend(slow) as port, backend(answering(b"hi")) as database, plane(workers=1) as supervised:
         known = routes(port)
         await supervised.publish(Routes(known.hosts, {}, known.apps, {"db": DatabaseTarget("127.0.0.1", database)}))
-        await supervised.open_forwarder("db", 0)
+        await supervised.open_forwarder("db", Gate(0))
         async with (
             await connect(supervised.http_port) as client,
-            await connect(supervised.listeners()["db"]) as session,
+            await connect(supervised.listeners()["db"].gate.port) as session,
         ):
             session.writer.write(GET)
             assert await session.exactly(2) == b"hi"
@@ -305,6 +306,7 @@ async def test_workers_whose_parent_is_gone_stop_listening_cut_databases_and_fin
 
 PARENT = """
 import asyncio, sys, structlog
+from sidegate.core.gates import Gate
 from sidegate.core.routes import DatabaseTarget, Routes
 from sidegate.proxy.supervisor import Supervisor
 
@@ -314,9 +316,9 @@ async def main():
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(supervised.run())
         await supervised.publish(Routes(databases={"db": DatabaseTarget("127.0.0.1", int(sys.argv[1]))}))
-        await supervised.open_forwarder("db", 0)
-        print("ports", supervised.http_port, supervised.listeners()["db"], *[one.pid for one in supervised.workers()],
-              flush=True)
+        await supervised.open_forwarder("db", Gate(0))
+        public = supervised.listeners()["db"].gate.port
+        print("ports", supervised.http_port, public, *[one.pid for one in supervised.workers()], flush=True)
 asyncio.run(main())
 """
 
@@ -339,7 +341,7 @@ async def test_after_kill_9_of_the_parent_its_workers_go_and_the_next_one_has_th
                 await session.rest()
         async with plane(port=http) as supervised:
             await supervised.publish(routes(port))
-            await supervised.open_forwarder("db", public)
+            await supervised.open_forwarder("db", Gate(public))
             async with await connect(public) as session:
                 session.writer.write(GET)
                 assert await session.exactly(2) == b"hi"
@@ -390,7 +392,7 @@ async def test_a_port_that_is_taken_is_refused_with_its_holder() -> None:
             await supervisor(port=port).start()
         async with plane() as supervised:
             with pytest.raises(PortInUseError, match=str(port)):
-                await supervised.open_forwarder("db", port)
+                await supervised.open_forwarder("db", Gate(port))
             assert supervised.listeners() == {}
 
 

@@ -1,64 +1,22 @@
-"""The TCP forwarder on real sockets."""
+"""The TCP forwarder on real sockets: what passes, what ends, what is never reached."""
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.wire import DEADLINE, Client, Handler, backend, closed_port, until
-from sidegate.core.routes import DatabaseTarget, Routes
-from sidegate.proxy.gateway import Gateway
-from sidegate.proxy.limits import Limits
-from sidegate.proxy.listener import Listener
-from sidegate.proxy.ports import bind_group
-from sidegate.proxy.tcp import Forwarder
-
-
-class Plant:
-    """A forwarder named db that listens on `port` and can be pointed somewhere."""
-
-    def __init__(self, forwarder: Forwarder, port: int, gateway: Gateway) -> None:
-        self.forwarder = forwarder
-        self.port = port
-        self._gateway = gateway
-
-    def point_at(self, port: int | None) -> None:
-        target = DatabaseTarget("127.0.0.1", port) if port else DatabaseTarget()
-        self._gateway.publish(Routes(databases={"db": target}))
-
-    async def client(self) -> Client:
-        return Client(*await asyncio.open_connection("127.0.0.1", self.port))
-
-
-@contextlib.asynccontextmanager
-async def forwarding(port: int | None) -> AsyncIterator[Plant]:
-    errors: list[BaseException] = []
-    async with asyncio.TaskGroup() as tasks:
-        gateway = Gateway(Limits(), tasks, errors.append)
-        (sock,) = bind_group(0, 1, "127.0.0.1")
-        forwarder = Forwarder("db", lambda: gateway.table.routes.databases.get("db"), gateway.spawn, 1.0)
-        plant = Plant(forwarder, sock.getsockname()[1], gateway)
-        listener = Listener(sock, forwarder.accepted)
-        plant.point_at(port)
-        try:
-            yield plant
-        finally:
-            listener.close()
-            forwarder.close()
-            await until(lambda: not forwarder.sessions())
-    assert not errors
-
-
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
+from proxy.plant import echo, forwarding
+from proxy.wire import DEADLINE, Handler, backend, closed_port, unaccepting_port, until
 
 
 async def test_bytes_pass_both_ways_and_the_session_is_listed_until_it_ends() -> None:
-    async with backend(echo) as port, forwarding(port) as plant:
+    peers = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peers.append(writer.get_extra_info("peername"))
+        await echo(reader, writer)
+
+    async with backend(handler) as port, forwarding(port) as plant:
         async with await plant.client() as client:
             client.writer.write(b"hello")
             assert await client.exactly(5) == b"hello"
@@ -66,6 +24,7 @@ async def test_bytes_pass_both_ways_and_the_session_is_listed_until_it_ends() ->
             address, client_port = client.writer.get_extra_info("sockname")
             assert (session.database, session.client) == ("db", f"{address}:{client_port}")
             assert (session.bytes_sent, session.bytes_received) == (5, 5)
+            assert (session.masked, session.masked_port) in peers
             client.writer.write_eof()
             assert await client.rest() == b""
         await until(lambda: not plant.forwarder.sessions())
@@ -100,9 +59,8 @@ async def test_the_database_may_end_its_half_first() -> None:
 
 async def test_a_client_of_a_database_that_does_not_run_is_reset_at_once() -> None:
     async with forwarding(None) as plant:
-        with pytest.raises(ConnectionResetError):
-            async with await plant.client() as client:
-                await client.rest()
+        await plant.refused()
+        assert plant.reasons() == {"the database does not run": 1}
 
 
 async def test_a_client_of_a_database_that_refuses_is_reset() -> None:
@@ -110,6 +68,50 @@ async def test_a_client_of_a_database_that_refuses_is_reset() -> None:
         with pytest.raises(ConnectionResetError):
             await client.rest()
         await until(lambda: not plant.forwarder.sessions())
+        assert plant.reasons() == {"the database cannot be reached: connection refused": 1}
+
+
+async def test_a_client_of_a_database_that_does_not_answer_is_reset_when_the_dial_has_taken_too_long() -> None:
+    with unaccepting_port() as port:
+        async with forwarding(port, connect=0) as plant, await plant.client() as client:
+            await until(lambda: plant.forwarder.count == 1)
+
+            def given_up() -> bool:
+                plant.forwarder.sweep()
+                return plant.forwarder.count == 0
+
+            await until(given_up)
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+            assert plant.reasons() == {"the database does not answer": 1}
+
+
+async def test_a_client_that_has_left_already_never_reaches_the_database() -> None:
+    reached = 0
+
+    async def handler(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        nonlocal reached
+        reached += 1
+
+    async with backend(handler) as port, forwarding(port) as plant:
+        for _ in range(20):  # all before the forwarder gets its turn
+            socket.create_connection(("127.0.0.1", plant.port)).close()
+        told = 0
+        async with asyncio.timeout(DEADLINE):
+            while told < 20:
+                told += plant.reasons().get("it left before its session began", 0)
+                await asyncio.sleep(0.002)
+        assert reached == 0
+
+
+async def test_a_session_that_is_cut_while_its_database_is_dialled_is_over() -> None:
+    with unaccepting_port() as port:
+        async with forwarding(port, connect=60) as plant, await plant.client() as client:
+            await until(lambda: plant.forwarder.count == 1)
+            assert plant.forwarder.kick("127.0.0.1") == 1
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+            await until(lambda: plant.forwarder.count == 0)
 
 
 async def test_close_cuts_both_ends_and_counts() -> None:

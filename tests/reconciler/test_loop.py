@@ -10,7 +10,9 @@ import pytest
 
 from memory_engine import MemoryEngine
 from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost
+from sidegate.core.gates import Gate
 from sidegate.core.model import EngineState, External, HostState, Intent, Pair, Rules
+from sidegate.core.sessions import Listening
 from sidegate.errors import DataPlaneError, EngineError, HostToolError, LoginFailedError, SubnetTakenError
 from sidegate.reconciler.apply import Applier
 from sidegate.reconciler.loop import Loop, Pass
@@ -28,6 +30,11 @@ class MemoryIntent:
 
     async def replace_claims(self, claims: Mapping[str, str]) -> Intent:
         self.intent = replace(self.intent, claims=dict(claims))
+        return self.intent
+
+    async def replace_external(self, database: str, seen: External, external: External) -> Intent:
+        if self.intent.externals.get(database) == seen:
+            self.intent = replace(self.intent, externals={**self.intent.externals, database: external})
         return self.intent
 
 
@@ -223,14 +230,14 @@ async def test_a_failed_step_is_reported_and_tried_again(node: Node) -> None:
 
 async def test_a_step_that_keeps_failing_ends_the_pass_and_stands_in_the_problems(node: Node) -> None:
     node.data_plane.held[30000] = "nginx (pid 812)"
-    node.ask(shop_db=External(30000, enabled=True))
+    node.ask(shop_db=External(Gate(30000), enabled=True))
     passed = await node.settle()
     assert [str(p) for p in passed.problems] == [
         "sidegate: open shop-db on port 30000: cannot open shop-db: port 30000 is held by nginx (pid 812)"
     ]
     node.data_plane.held.clear()
     assert (await node.settle()).problems == ()
-    assert node.data_plane.listeners() == {"shop-db": 30000}
+    assert node.data_plane.listeners() == {"shop-db": Listening(Gate(30000))}
 
 
 async def test_a_refused_subnet_is_not_asked_for_again(node: Node) -> None:
@@ -264,10 +271,10 @@ async def test_while_the_engine_is_away_routes_stay_less_what_has_visibly_ended(
 
 
 async def test_an_external_connection_is_switched_off_while_the_engine_is_away(node: Node) -> None:
-    node.ask(shop_db=External(30000, enabled=True))
+    node.ask(shop_db=External(Gate(30000), enabled=True))
     await node.settle()
     node.engine.unavailable = "gone"
-    node.ask(shop_db=External(30000, enabled=False))
+    node.ask(shop_db=External(Gate(30000), enabled=False))
     await node.settle()
     assert node.data_plane.listeners() == {}
 
@@ -320,7 +327,7 @@ async def test_domains_are_free_again_five_minutes_after_their_app_has_gone() ->
 
 async def test_purge_removes_everything_of_ours_and_leaves_no_container_stranded(node: Node) -> None:
     node.engine.add_network("theirs", "172.20.0.0/16")
-    node.ask(SHOP, shop_db=External(30000, enabled=True))
+    node.ask(SHOP, shop_db=External(Gate(30000), enabled=True))
     await node.settle()
     await node.loop.purge()
     assert node.ours == []
@@ -347,7 +354,7 @@ async def test_two_hundred_connections_settle_in_one_pass_each_way() -> None:
 
 async def test_a_hanging_engine_does_not_keep_a_database_open(node: Node) -> None:
     """Whether it was asked before the switch or after."""
-    node.ask(shop_db=External(30000, enabled=True))
+    node.ask(shop_db=External(Gate(30000), enabled=True))
     await node.settle()
     hung = asyncio.Event()
 
@@ -358,8 +365,8 @@ async def test_a_hanging_engine_does_not_keep_a_database_open(node: Node) -> Non
     node.engine.observe = hang  # type: ignore[method-assign,assignment]
     node.loop.wake()
     await hung.wait()
-    assert node.data_plane.listeners() == {"shop-db": 30000}
-    node.ask(shop_db=External(30000, enabled=False))
+    assert node.data_plane.listeners() == {"shop-db": Listening(Gate(30000))}
+    node.ask(shop_db=External(Gate(30000), enabled=False))
     node.loop.wake()
     await eventually(lambda: not node.data_plane.listeners())
 

@@ -4,37 +4,13 @@ Owns one nftables table in the namespaces of containers, and never touches the h
 process of ours behind it: it holds on every network of the container, and goes with its namespace when that stops.
 """
 
-from dataclasses import dataclass
-from enum import Enum
-
 from sidegate.adapters.nft.commands import Commands, GoneError, Object, enter, first_line
+from sidegate.core.database_ports import DatabasePort, PortState
 from sidegate.core.model import DATABASE_PORT
 from sidegate.errors import HostToolError, RefusedError
 
 FAMILY, TABLE = "ip", "sidegate-port"
 HOOKS = {"prerouting": -100, "output": -100}
-
-
-class PortState(Enum):
-    """How a database answers at 3306."""
-
-    ABSENT = "absent"
-    """Not at all: nothing listens there and nothing is redirected."""
-
-    OWN = "own"
-    """It listens there itself; a redirect would take its port away."""
-
-    REDIRECTED = "redirected"
-    GONE = "gone"
-    """The process does not run (any more)."""
-
-
-@dataclass(frozen=True, slots=True)
-class DatabasePort:
-    """What was found in one namespace: `target` is where a redirect leads, 0 without one."""
-
-    state: PortState
-    target: int = 0
 
 
 class DatabasePorts:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self, TypeVar
 
-from sidegate.adapters.store_schema import INTENT_TABLES, MIGRATIONS, read_intent
+from sidegate.adapters.store_schema import INTENT_TABLES, MIGRATIONS, read_intent, write_external
 from sidegate.core.audit import AuditEntry
 from sidegate.core.env import clashes
 from sidegate.core.model import DatabaseDetails, External, Intent, Pair, Variable
@@ -112,28 +112,34 @@ class Store:
 
     # --- databases
 
-    async def set_external(self, database: str, port: int, *, enabled: bool) -> Intent:
-        """Turn an external connection on or off and remember its port. Raises RefusedError for another's port."""
+    async def set_external(self, database: str, external: External) -> Intent:
+        """Keep `external` as a database's external connection. Raises RefusedError for another's port."""
 
         def change(db: sqlite3.Connection) -> None:
-            holder = next((name for name, e in self._intent.externals.items() if e.port == port), database)
+            holder = next((name for name, e in self._intent.externals.items() if e.port == external.port), database)
             if holder != database:
-                raise RefusedError(f"port {port} belongs to {holder}")
-            db.execute(
-                "INSERT INTO externals VALUES (?, ?, ?) "
-                "ON CONFLICT (database) DO UPDATE SET port = excluded.port, enabled = excluded.enabled",
-                (database, port, enabled),
-            )
+                raise RefusedError(f"port {external.port} belongs to {holder}")
+            write_external(db, database, external)
 
-        if self._intent.externals.get(database) == External(port, enabled):
+        if self._intent.externals.get(database) == external:
             return self._intent
+        return await self._change(change)
+
+    async def replace_external(self, database: str, seen: External, external: External) -> Intent:
+        """The same, unless it is no longer as it was `seen`: then nothing is changed."""
+
+        def change(db: sqlite3.Connection) -> None:
+            if self._intent.externals.get(database) == seen:
+                write_external(db, database, external)
+
         return await self._change(change)
 
     async def forget_external(self, database: str) -> Intent:
         """As if it had never been switched on: its port is free again."""
 
         def change(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM externals WHERE database = ?", (database,))
+            for table in ("externals", "external_entries"):
+                db.execute(f"DELETE FROM {table} WHERE database = ?", (database,))  # noqa: S608 (names of our own)
 
         return await self._change(change)
 

@@ -12,7 +12,7 @@ from sidegate.api.world import Pass, World
 from sidegate.core.desired import join_fault, pair_network
 from sidegate.core.env import app_variables, check_scope, clashes, database_variables, rename
 from sidegate.core.model import Container, DatabaseDetails, Pair, Variable, check_name
-from sidegate.core.plan import KillSessions, NetworkAction, network_chain
+from sidegate.core.plan import KillSessions, NetworkAction, PortAction, network_chain
 from sidegate.core.reconcile import pool_exhausted
 from sidegate.core.subnets import free_subnets
 from sidegate.errors import (
@@ -196,6 +196,8 @@ class ConnectionVerbs:
         for failure in passed.failures:
             if isinstance(failure.action, NetworkAction) and failure.action.network == network:
                 return failure.error
+            if isinstance(failure.action, PortAction) and failure.action.database in (pair.a, pair.b):
+                return RefusedError(f"{failure.action.database} does not answer at port 3306: {failure.error}")
         for problem in passed.problems:
             if problem.subject == network:
                 exhausted = problem.text == pool_exhausted(self.world.loop.rules)

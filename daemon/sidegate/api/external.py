@@ -1,86 +1,171 @@
-"""The verbs of external connections: on, off, show, ls, sessions."""
+"""The verbs of external connections: on, off, allow and deny, extend, kick, show, ls, sessions."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from sidegate.api import schemas
-from sidegate.api.logins import known_login
+from sidegate.api.external_views import external_view, forwarded_sessions, session_views, warnings
 from sidegate.api.names import require_database
 from sidegate.api.world import Pass, World
-from sidegate.core.database_engines import DatabaseEngine
-from sidegate.core.model import DatabaseDetails, External
-from sidegate.core.plan import CloseForwarder, OpenForwarder
-from sidegate.core.sessions import Session
-from sidegate.errors import DataPlaneError, InvalidInputError, PortInUseError, RefusedError, SidegateError
-from sidegate.log import get_logger
+from sidegate.core.durations import parse_duration
+from sidegate.core.gates import Entry, Gate, check_gate, parse_address, parse_cidr, parse_entries
+from sidegate.core.model import FORWARDERS, External
+from sidegate.core.plan import ForwarderAction
+from sidegate.core.reconcile import places
+from sidegate.errors import (
+    DataPlaneError,
+    InvalidInputError,
+    NotFoundError,
+    PortInUseError,
+    RefusedError,
+    SidegateError,
+)
 
 PORTS_TRIED = 16  # free by the look of it, yet refused when bound: more than a few are no accident
-
-log = get_logger("api")
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalVerbs:
-    """One public forwarder per database: its port is chosen once and stays."""
+    """One public forwarder per database: its port is chosen once and stays, and so do its lists and limits."""
 
     world: World
 
-    async def on(self, name: str, port: int | None = None) -> schemas.ExternalView:
+    async def on(
+        self, name: str, port: int | None = None, terms: schemas.ExternalRequest | None = None
+    ) -> schemas.ExternalView:
         """Listen, on the port that it always had, on `port`, or on the lowest free one; returns once that is so.
 
-        Raises NotFoundError, InvalidInputError (`port` out of range), RefusedError (`port` is another database's),
-        PortInUseError naming the holder, DataPlaneError; then everything is as it was.
+        On already: the terms are changed, and only sessions that they no longer admit are cut. Raises NotFoundError,
+        InvalidInputError, RefusedError (another database's port; the kernel cannot be used and has to), PortInUseError
+        naming the holder, DataPlaneError; then everything is as it was.
         """
         await require_database(self.world, name)
         if port is not None:
             self._check_port(name, port)
         previous = self.world.intent.externals.get(name)
+        asked = terms or schemas.ExternalRequest(enabled=True)
+        wanted = self._with_terms(previous or External(Gate(self.world.external_ports.start), enabled=False), asked)
+        check_gate(wanted.gate)
+        await self._check_kernel(wanted)
         stable = port if port is not None else previous.port if previous else None
         if stable is not None:
-            await self._open(name, stable, previous)
+            await self._open(name, _at(wanted, stable), previous)
         else:
-            await self._open_lowest(name)
-        return await self._shown_on(name)
+            await self._open_lowest(name, wanted)
+        advice = f"turn it off when it is not in use: sidegate external off {name}"
+        return await external_view(self.world, name, advice=advice, warnings=await warnings(self.world, name))
 
     async def off(self, name: str) -> schemas.ExternalView:
-        """Refuse from now on and cut every session; the port stays the database's. Off already is fine.
+        """Refuse from now on and cut every session; the port, the lists and the limits stay. Off already is fine.
 
-        Works without the Docker engine. Raises NotFoundError, DataPlaneError.
+        Works without the Docker engine. Raises NotFoundError, DataPlaneError, HostToolError.
+        """
+        await require_database(self.world, name)
+        cut = len(await forwarded_sessions(self.world, name))
+        async with self.world.writing:
+            previous = self.world.intent.externals.get(name)
+            if previous and previous.enabled:
+                await self.world.store.set_external(name, replace(previous, enabled=False, expires_at=0.0, used_at=0.0))
+        passed = await self.world.settle()
+        if fault := _failure(passed, name):
+            raise fault
+        if name in self.world.data_plane.listeners():
+            raise DataPlaneError(f"{name} is still open: see `sidegate status`")
+        return await external_view(self.world, name, sessions_cut=cut)
+
+    async def edit(self, name: str, edit: schemas.ExternalEdit) -> schemas.ExternalView:
+        """Add lines to the lists and take some away, and put off the end; sessions that are still admitted go on.
+
+        Raises as `on` does, also where a line to be taken away is not there.
         """
         await require_database(self.world, name)
         previous = self.world.intent.externals.get(name)
-        cut = len(await self._sessions(name))
-        if previous and previous.enabled:
+        if previous is None:
+            raise RefusedError(f"{name} has never been on: `sidegate external on {name}` takes the lists too")
+        gate = previous.gate
+        allow = _edited(gate.allow, edit.allow, edit.remove_allow, "allow")
+        if gate.allow and not allow and not gate.local:
+            raise RefusedError("an empty allow list lets anybody in: say so with `external on --anybody`")
+        deny = _edited(gate.deny, edit.deny, edit.remove_deny, "deny")
+        wanted = replace(previous, gate=check_gate(replace(gate, allow=allow, deny=deny)))
+        if edit.expires_in is not None:
+            wanted = replace(wanted, expires_at=self._extended(name, previous, edit.expires_in))
+        if wanted != previous:
             async with self.world.writing:
-                await self.world.store.set_external(name, previous.port, enabled=False)
-        passed = await self.world.settle()
-        if name in self.world.data_plane.listeners():
-            raise _failure(passed, name) or DataPlaneError(f"{name} is still open: see `sidegate status`")
-        return await self._view(name, sessions_cut=cut)
+                await self.world.store.set_external(name, wanted)
+            if wanted.enabled:
+                await self._settle_open(name, wanted, previous)
+        return await external_view(self.world, name, warnings=await warnings(self.world, name))
+
+    async def kick(self, name: str, client: str) -> schemas.Kicked:
+        """End a client's sessions, at both ends; it may come again. Raises NotFoundError where it has none."""
+        await require_database(self.world, name)
+        external = self.world.intent.externals.get(name)
+        whole = parse_address(client.strip("[]"))
+        count = await self.world.data_plane.kick(name, str(whole) if whole else client)
+        kernel = self.world.kernel
+        if external and kernel and not kernel.fault:
+            of_client = [s for s in await kernel.sessions(external.port) if client == f"{s.client}:{s.client_port}"]
+            if of_client:
+                raise RefusedError(f"the kernel carries that session: name the address alone, {of_client[0].client}")
+            if whole:
+                place = places(self.world.loop.last.desired, self.world.state, self.world.loop.rules).get(name)
+                pid, peer = (place.pid, place.peer) if place else (0, "")
+                count += await kernel.kick(name, external.port, pid, peer, {str(whole)})
+        if not count:
+            raise NotFoundError(f"{client} has no session on {name}: see `sidegate external sessions {name}`")
+        return schemas.Kicked(database=name, client=client, sessions=count)
 
     async def show(self, name: str) -> schemas.ExternalView:
         """Whether it is on, where, and who is on it. Raises NotFoundError."""
         await require_database(self.world, name)
-        return await self._view(name, warnings=self._warnings(name))
+        return await external_view(self.world, name, warnings=await warnings(self.world, name))
 
     async def ls(self) -> list[schemas.ExternalView]:
         """Every database's external connection."""
         await self.world.seen()
-        return list(await asyncio.gather(*map(self._view, sorted(self.world.databases))))
+        return list(await asyncio.gather(*(external_view(self.world, name) for name in sorted(self.world.databases))))
 
     async def sessions(self, name: str) -> list[schemas.SessionView]:
         """The clients of an external connection, the oldest first. Raises NotFoundError."""
         await require_database(self.world, name)
-        return [
-            schemas.SessionView(
-                database=s.database,
-                client=s.client,
-                since=s.since,
-                bytes_sent=s.bytes_sent,
-                bytes_received=s.bytes_received,
-            )
-            for s in sorted(await self._sessions(name), key=lambda s: s.since)
-        ]
+        return session_views(name, await forwarded_sessions(self.world, name))
+
+    # --- terms
+
+    def _with_terms(self, external: External, asked: schemas.ExternalRequest) -> External:
+        gate, now = external.gate, self.world.wall()
+        gate = replace(
+            gate,
+            allow=gate.allow if asked.allow is None else parse_entries(map(_line, asked.allow)),
+            deny=gate.deny if asked.deny is None else parse_entries(map(_line, asked.deny)),
+            local=gate.local if asked.local is None else asked.local,
+            max_sessions=gate.max_sessions if asked.max_sessions is None else asked.max_sessions,
+            max_new=gate.max_new if asked.max_new is None else asked.max_new,
+        )
+        if asked.forwarder not in (None, "", *FORWARDERS):
+            raise InvalidInputError(f"forwarder {asked.forwarder!r} is not one of {', '.join(FORWARDERS)}")
+        lasting = None if asked.expires_in is None else parse_duration(asked.expires_in)
+        idle_off = external.idle_off if asked.idle_off is None else parse_duration(asked.idle_off)
+        return External(
+            gate=gate,
+            enabled=True,
+            expires_at=external.expires_at if lasting is None else now + lasting if lasting else 0.0,
+            idle_off=idle_off,
+            forwarder=external.forwarder if asked.forwarder is None else asked.forwarder,
+            used_at=now if idle_off else 0.0,
+        )
+
+    def _extended(self, name: str, external: External, text: str) -> float:
+        if not external.enabled:
+            raise RefusedError(f"{name} is off: say for how long with `sidegate external on {name} --for`")
+        seconds = parse_duration(text)
+        if not seconds:
+            return 0.0
+        if not external.expires_at:
+            raise RefusedError(f"{name} has no end to put off: it stays on until it is turned off")
+        return max(external.expires_at, self.world.wall()) + seconds
 
     # --- opening
 
@@ -92,7 +177,13 @@ class ExternalVerbs:
             if other != name and external.port == port:
                 raise RefusedError(f"port {port} is kept for {other}: choose another, or leave the choice to Sidegate")
 
-    async def _open_lowest(self, name: str) -> None:
+    async def _check_kernel(self, wanted: External) -> None:
+        if (wanted.forwarder or self.world.loop.rules.forwarder) == "kernel":
+            kernel = self.world.kernel
+            if fault := await kernel.look() if kernel else "this daemon has no kernel forwarder":
+                raise RefusedError(f"forwarder = kernel, and the kernel cannot forward here: {fault}")
+
+    async def _open_lowest(self, name: str, wanted: External) -> None:
         """Try the free ports from below: one may be taken between a look and the bind, or out of our sight."""
         tried: set[int] = set()
         while True:
@@ -103,115 +194,74 @@ class ExternalVerbs:
                 if port is None:
                     ports = self.world.external_ports
                     raise RefusedError(f"no port of external_ports {ports.start}-{ports.stop - 1} is free")
-                await self.world.store.set_external(name, port, enabled=True)
+                await self.world.store.set_external(name, _at(wanted, port))
             tried.add(port)
             try:
-                return await self._settle_open(name, port, None)
+                return await self._settle_open(name, _at(wanted, port), None)
             except PortInUseError:
                 if len(tried) == PORTS_TRIED:
                     raise
 
-    async def _open(self, name: str, port: int, previous: External | None) -> None:
-        open_here = self.world.data_plane.listeners().get(name) == port
-        if not open_here and (holder := self.world.port_holder(port)):
-            raise PortInUseError(f"cannot open {name}: port {port} is held by {holder}")
+    async def _open(self, name: str, wanted: External, previous: External | None) -> None:
+        present = self.world.data_plane.listeners().get(name)
+        open_here = present is not None and present.gate.port == wanted.port
+        if not open_here and (holder := self.world.port_holder(wanted.port)):
+            raise PortInUseError(f"cannot open {name}: port {wanted.port} is held by {holder}")
         async with self.world.writing:
-            self._check_free(name, port)
-            await self.world.store.set_external(name, port, enabled=True)
-        await self._settle_open(name, port, previous)
+            self._check_free(name, wanted.port)
+            await self.world.store.set_external(name, wanted)
+        await self._settle_open(name, wanted, previous)
 
     def _check_free(self, name: str, port: int) -> None:
         if any(external.port == port for other, external in self.world.intent.externals.items() if other != name):
             raise RefusedError(f"port {port} was just given to another database: choose another")
 
-    async def _settle_open(self, name: str, port: int, previous: External | None) -> None:
-        """Wait until it listens, or put back what was before and say why."""
+    async def _settle_open(self, name: str, wanted: External, previous: External | None) -> None:
+        """Wait until it listens on these terms, or put back what was before and say why."""
         try:
             passed = await self.world.settle()
-            if self.world.data_plane.listeners().get(name) == port:
+            present = self.world.data_plane.listeners().get(name)
+            found = _failure(passed, name)
+            if present is not None and present.gate == wanted.gate and found is None:
                 return
-            fault = _failure(passed, name) or DataPlaneError(f"{name} does not listen on port {port}")
+            fault = found or DataPlaneError(f"{name} does not listen on port {wanted.port}")
         except SidegateError as error:
             fault = error
         async with self.world.writing:
-            if self.world.intent.externals.get(name) == External(port, enabled=True):
+            current = self.world.intent.externals.get(name)
+            if current and replace(current, used_at=wanted.used_at) == wanted:
                 if previous is None:
                     await self.world.store.forget_external(name)
                 else:
-                    await self.world.store.set_external(name, previous.port, enabled=previous.enabled)
+                    await self.world.store.set_external(name, previous)
         self.world.loop.wake()
         raise fault
 
-    # --- telling
 
-    async def _shown_on(self, name: str) -> schemas.ExternalView:
-        advice = f"turn it off when it is not in use: sidegate external off {name}"
-        return await self._view(name, advice=advice, warnings=self._warnings(name))
-
-    def _warnings(self, name: str) -> list[str]:
-        external = self.world.intent.externals.get(name)
-        if not external or not external.enabled:
-            return []
-        warnings = []
-        database = self.world.discovery.databases.get(name)
-        if not self.world.loop.last.engine_up:
-            warnings.append(f"the Docker engine does not answer: {self.world.loop.last.engine_fault}")
-        elif database is None:
-            warnings.append(f"{name} has no container: clients are turned away until it has one")
-        elif not database.container.running:
-            warnings.append(f"{database.container.name} is {database.container.state}: clients are turned away")
-        if database and database.container.published_ports:
-            ports = ", ".join(map(str, database.container.published_ports))
-            warnings.append(f"{database.container.name} publishes port {ports} itself, which no switch of ours closes")
-        return warnings
-
-    async def _view(
-        self,
-        name: str,
-        *,
-        advice: str | None = None,
-        warnings: list[str] | None = None,
-        sessions_cut: int | None = None,
-    ) -> schemas.ExternalView:
-        external = self.world.intent.externals.get(name)
-        engine, details = await known_login(self.world, name)
-        host, port = self.world.external_host(), external.port if external else None
-        return schemas.ExternalView(
-            database=name,
-            enabled=bool(external and external.enabled),
-            listening=port is not None and self.world.data_plane.listeners().get(name) == port,
-            host=host,
-            port=port,
-            sessions=len(await self._sessions(name)),
-            user=details.user or None,
-            schema=details.schema or None,
-            url=_open_url(engine, details, host, port),
-            command=engine.command(details, host, port) if engine and details.user and port is not None else None,
-            advice=advice,
-            warnings=warnings or [],
-            sessions_cut=sessions_cut,
-        )
-
-    async def _sessions(self, name: str) -> list[Session]:
-        if name not in self.world.data_plane.listeners():
-            return []
-        try:
-            return list(await self.world.data_plane.sessions(name))
-        except SidegateError as error:
-            log.warning("sessions not known", database=name, error=str(error))
-            return []
+def _at(external: External, port: int) -> External:
+    return replace(external, gate=replace(external.gate, port=port))
 
 
-def _open_url(engine: DatabaseEngine | None, details: DatabaseDetails, host: str, port: int | None) -> str | None:
-    """The URL without its password, which only `credentials` tells."""
-    if engine is None or port is None or not details.user:
-        return None
-    login = DatabaseDetails(user=details.user, schema=details.schema)
-    return engine.url(login, host, port).replace(":@", "@", 1)
+def _line(text: str) -> tuple[str, str]:
+    """`network=description` in its two parts."""
+    network, _, description = text.partition("=")
+    return network, description
+
+
+def _edited(entries: tuple[Entry, ...], added: Iterable[str], removed: Iterable[str], which: str) -> tuple[Entry, ...]:
+    kept = {entry.cidr: entry.description for entry in entries}
+    for text in removed:
+        if kept.pop(cidr := parse_cidr(text), None) is None:
+            raise NotFoundError(f"{cidr} is not on the {which} list: {', '.join(kept) or 'it is empty'}")
+    kept |= {entry.cidr: entry.description for entry in parse_entries(map(_line, added))}
+    return parse_entries(kept.items())
 
 
 def _failure(passed: Pass, name: str) -> SidegateError | None:
     """Why a pass could not do what was asked of a database's forwarder."""
-    actions = (OpenForwarder, CloseForwarder)
-    faults = (f.error for f in passed.failures if isinstance(f.action, actions) and f.action.database == name)
+    faults = (
+        f.error
+        for f in passed.failures
+        if isinstance(f.action, ForwarderAction) and f.action.essential and f.action.database == name
+    )
     return next(faults, None)

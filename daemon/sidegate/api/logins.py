@@ -13,6 +13,7 @@ from sidegate.core.database_engines import (
     DatabaseEngine,
     details_in_environment,
     effective_details,
+    with_implied,
 )
 from sidegate.core.desired import home_network
 from sidegate.core.labels import Database
@@ -36,7 +37,7 @@ async def resolve_details(
         path = getattr(files, part)
         if path and not getattr(found, part) and not getattr(given, part):
             found = replace(found, **{part: await _read(read_file, database.container.id, path)})
-    return effective_details(engine, given, found)
+    return effective_details(engine, given, with_implied(engine, found, files))
 
 
 async def _read(read_file: Callable[[str, str], Awaitable[bytes]], container_id: str, path: str) -> str:

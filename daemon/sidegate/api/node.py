@@ -52,6 +52,7 @@ class NodeVerbs:
             pool=self._pool(),
             problems=world.problems(),
             held=dict(world.intent.modes),
+            forwarder=self._forwarder(),
         )
 
     async def audit(self, limit: int = 50) -> list[schemas.AuditView]:
@@ -106,6 +107,14 @@ class NodeVerbs:
                 return await self.world.engine.version()
         except (SidegateError, TimeoutError):
             return None
+
+    def _forwarder(self) -> schemas.ForwarderView:
+        setting, kernel = self.world.loop.rules.forwarder, self.world.kernel
+        fault = None
+        if setting != "userspace":
+            fault = (kernel.fault or None) if kernel else "this daemon has no kernel forwarder"
+        carrier = "userspace" if fault or setting == "userspace" else "kernel"
+        return schemas.ForwarderView(setting=setting, carrier=carrier, reason=fault)
 
     def _pool(self) -> schemas.PoolView:
         rules = self.world.loop.rules

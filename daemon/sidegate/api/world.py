@@ -4,17 +4,20 @@ The composition root fills it. Nothing here does anything but look at the intent
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidegate.api.schemas import ProblemView
 from sidegate.core.audit import AuditEntry
 from sidegate.core.desired import Desired, known_apps, known_databases
+from sidegate.core.gates import KernelSession
 from sidegate.core.labels import Discovery
 from sidegate.core.model import (
     DatabaseDetails,
     EngineState,
+    External,
     Intent,
     Network,
     Pair,
@@ -24,7 +27,7 @@ from sidegate.core.model import (
 )
 from sidegate.core.plan import Action
 from sidegate.core.routes import Routes
-from sidegate.core.sessions import Session, WorkerStatus
+from sidegate.core.sessions import Listening, Session, WorkerStatus
 from sidegate.errors import SidegateError
 
 
@@ -38,7 +41,7 @@ class Store(Protocol):
 
     async def remove_connection(self, pair: Pair, *, keep_variables: bool) -> Intent: ...
 
-    async def set_external(self, database: str, port: int, *, enabled: bool) -> Intent: ...
+    async def set_external(self, database: str, external: External) -> Intent: ...
 
     async def forget_external(self, database: str) -> Intent: ...
 
@@ -127,6 +130,9 @@ class Logins(Protocol):
     async def check(self, engine: str, host: str, port: int, details: DatabaseDetails) -> None:
         """One real login. Raises LoginFailedError with the server's reason."""
 
+    async def speaks_tls(self, database: str) -> bool | None:
+        """Whether clients of this database can have TLS; None where it cannot be asked. Takes 1 s at most."""
+
 
 class CertificateFiles(Protocol):
     """The directory of certificates, and the local authority's own."""
@@ -144,13 +150,35 @@ class CertificateFiles(Protocol):
 class DataPlane(Protocol):
     """What the data plane tells about itself."""
 
-    def listeners(self) -> Mapping[str, int]: ...
+    def listeners(self) -> Mapping[str, Listening]: ...
 
     def published(self) -> Routes | None: ...
 
     async def sessions(self, database: str) -> Sequence[Session]: ...
 
+    async def kick(self, database: str, client: str) -> int:
+        """Cut the sessions of an address, or of an address and port; returns how many there were."""
+
+    def refusals(self, database: str) -> Mapping[str, int]: ...
+
     def workers(self) -> Sequence[WorkerStatus]: ...
+
+
+class Kernel(Protocol):
+    """The kernel's part in external connections."""
+
+    @property
+    def fault(self) -> str:
+        """Why it cannot be used here, as of the last look; empty: it can."""
+
+    async def look(self) -> str:
+        """The same, now."""
+
+    async def sessions(self, port: int) -> Sequence[KernelSession]:
+        """Raises HostToolError."""
+
+    async def kick(self, database: str, port: int, pid: int, peer: str, addresses: Collection[str]) -> int:
+        """End the sessions of client addresses; returns how many. Raises SidegateError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +205,10 @@ class World:
     """None: no TLS."""
     https_port: int = 0
     """The public one, 0 without TLS."""
+    kernel: Kernel | None = None
+    """None: the workers carry every external connection."""
+    wall: Callable[[], float] = time.time
+    """Unix time in seconds."""
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held from a check to the write that rests on it, never while a pass is awaited."""
 

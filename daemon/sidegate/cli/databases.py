@@ -76,7 +76,11 @@ def _show_database(found: schemas.DatabaseView) -> None:
 @click.option("--user", help="Whom apps log in as.")
 @click.option("--schema", help="The schema (database name) that apps use.")
 @click.option("--password-stdin", is_flag=True, help="Read the user's password from standard input.")
-@click.option("--root-password-stdin", is_flag=True, help="Read root's password from it (the second line with both).")
+@click.option(
+    "--root-password-stdin",
+    is_flag=True,
+    help="Read the password of the administrator (root, or postgres) from it: the second line with both.",
+)
 @click.option("--port", type=int, help="The internal port, which is 3306 and cannot be changed.")
 @common
 @pass_session

@@ -35,11 +35,17 @@ def _show_status(found: schemas.Status) -> None:
             ("held", [f"{app} ({mode})" for app, mode in found.held.items()]),
             ("databases", counts.databases),
             ("connections", f"{counts.connections} internal, {counts.external_on} external on"),
+            ("forwarder", _forwarder(found.forwarder)),
             ("last pass", f"{tables.when(last.finished)}, {last.seconds * 1000:.0f} ms" if last.finished else None),
             ("pool", f"{found.pool.in_use} of {found.pool.total} subnets of {found.pool.cidr} in use"),
         ]
     )
     tables.warn([f"{problem.subject}: {problem.text}" for problem in found.problems])
+
+
+def _forwarder(found: schemas.ForwarderView) -> str:
+    carrier = "the kernel" if found.carrier == "kernel" else "workers"
+    return f"{found.setting}: {carrier}" + (f", since {found.reason}" if found.reason else "")
 
 
 @click.command()

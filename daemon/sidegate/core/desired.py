@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from sidegate.core.certificates import Assignment
 from sidegate.core.domains import assign_domains
+from sidegate.core.forwarding import Forwarding, carry_all, forwarding_problems
 from sidegate.core.labels import END_A, END_B, INSTANCE, MANAGED, App, Database, Discovery, discover
 from sidegate.core.model import (
     DEFAULT_BRIDGE,
@@ -49,12 +50,14 @@ class Departure:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """`forwarders`: database -> public port. `waiting`: container id -> why it takes no requests of its app, in words
+    """`forwarders`: database -> its external connection, where it is on; `ports`: public port -> the database that has
+    it, on or off. `waiting`: container id -> why it takes no requests of its app, in words
     for the operator. `claims`: what the store should remember of domains. `certificates`: None where TLS is off."""
 
     discovery: Discovery
     networks: Mapping[str, DesiredNetwork] = field(default_factory=dict)
-    forwarders: Mapping[str, int] = field(default_factory=dict)
+    forwarders: Mapping[str, Forwarding] = field(default_factory=dict)
+    ports: Mapping[int, str] = field(default_factory=dict)
     routes: Routes = field(default_factory=Routes)
     waiting: Mapping[str, str] = field(default_factory=dict)
     departures: tuple[Departure, ...] = ()
@@ -101,11 +104,12 @@ def desire(
     gone: Collection[str] = (),
     engine_up: bool = True,
     health: Mapping[str, str] | None = None,
+    kernel_fault: str = "",
 ) -> Desired:
     """Pure and total: whatever is wrong with a container or a label becomes a problem, never an exception.
 
     `gone`: apps without containers for so long that their domains are free again. `health`: what active checks found,
-    container id -> fault.
+    container id -> fault. `kernel_fault`: why the kernel cannot carry external connections here, empty where it can.
     """
     discovery = discover(state.containers, rules)
     problems = list(discovery.problems)
@@ -124,10 +128,12 @@ def desire(
     routes = _routes(
         intent, discovery, state, rules, claims, problems, waiting, engine_up=engine_up, health=health or {}
     )
+    problems += forwarding_problems(intent.externals, rules.forwarder, kernel_fault)
     return Desired(
         discovery=discovery,
         networks=networks,
-        forwarders={name: e.port for name, e in sorted(intent.externals.items()) if e.enabled},
+        forwarders=carry_all(intent.externals, routes.databases, rules.forwarder, kernel_fault),
+        ports={external.port: name for name, external in intent.externals.items()},
         routes=routes,
         waiting=waiting,
         departures=_departures(discovery, state, rules),
@@ -242,10 +248,19 @@ def known_apps(intent: Intent, discovery: Discovery) -> frozenset[str]:
 
 
 def _departures(discovery: Discovery, state: EngineState, rules: Rules) -> tuple[Departure, ...]:
-    """Databases that leave the default bridge, where everything reaches everything: only once they are home, and
-    only those that nothing needs there (`isolation = "bridge"`)."""
-    if rules.isolation != "bridge":
+    """Databases that leave networks that are not ours, once they are home: the default bridge, where everything
+    reaches everything, if nothing needs them there (`isolation = "bridge"`), or every one (`"strict"`)."""
+    if rules.isolation == "report":
         return ()
+    if rules.isolation == "strict":
+        theirs = {n.name for n in state.networks if not is_ours(n, rules)}
+        return tuple(
+            Departure(database.container, e.network, "databases stay on no other network (isolation = strict)")
+            for name, database in discovery.databases.items()
+            if database.container.endpoint(home_network(name, rules))
+            for e in database.container.endpoints
+            if e.network in theirs
+        )
     linked = {link.split(":")[0].strip("/") for c in state.containers for link in c.links}
     return tuple(
         Departure(c, DEFAULT_BRIDGE, "databases do not stay on the default bridge (isolation = bridge)")
@@ -271,6 +286,10 @@ def exposures(database: Database, state: EngineState, rules: Rules) -> dict[str,
 def _openings(name: str, database: Database, state: EngineState, rules: Rules) -> list[Problem]:
     """Ways to a database that no connection of ours opened."""
     problems = []
+    fault = join_fault(database.container)
+    if rules.isolation == "strict" and fault:
+        text = f"{database.container.name} {fault}: isolation = strict cannot take it off; run it on a bridge network"
+        problems.append(Problem(name, text))
     if database.container.published_ports:
         ports = ", ".join(str(port) for port in database.container.published_ports if port) or "of the engine's choice"
         text = f"publishes port {ports} itself, past Sidegate's switch: run {database.container.name} without -p"

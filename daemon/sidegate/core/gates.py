@@ -18,7 +18,7 @@ from ipaddress import (
     summarize_address_range,
 )
 
-from sidegate.core.model import DATABASE_PORT
+from sidegate.core.routes import DATABASE_PORT
 from sidegate.errors import InvalidInputError
 
 Range = tuple[int, int]

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Self
 
+from sidegate.core.gates import Gate
+from sidegate.core.routes import DATABASE_PORT as DATABASE_PORT
 from sidegate.core.routes import Policy
 from sidegate.errors import InvalidInputError
 
-DATABASE_PORT = 3306
 DEFAULT_BRIDGE = "bridge"
 DEFAULT_INSTANCE = "sidegate"
 DEFAULT_POOL = IPv4Network("10.213.0.0/16")
 
 NAME_PATTERN = re.compile(r"[a-z]([a-z0-9]|-(?=[a-z0-9])){0,39}")
+FORWARDERS = ("auto", "kernel", "userspace")
 RESERVED_NAMES = frozenset({"home", "host", "localhost", "internal", "gateway"})
 
 
@@ -160,10 +162,24 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """A database's public forwarder: its port stays the same while off."""
+    """A database's external connection: its port and its lists stay the same while it is off.
 
-    port: int
+    `expires_at`: when it ends, in Unix time; 0 never. `idle_off`: after so many seconds without a session; 0 never.
+    `forwarder` is one of FORWARDERS, empty for what the settings say. `used_at`: a session was seen then, or it was
+    switched on, in Unix time and not to the second; 0 where `idle_off` is.
+    """
+
+    gate: Gate
     enabled: bool
+    expires_at: float = 0.0
+    idle_off: int = 0
+    forwarder: str = ""
+    used_at: float = 0.0
+
+    @property
+    def port(self) -> int:
+        """The public one."""
+        return self.gate.port
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +227,8 @@ class Rules:
     """The settings that the pure core needs.
 
     `subnet_prefix` is the length of each network's subnet; `policy` is how requests are treated where an app's options
-    do not say; `default_app` answers where nobody else does (empty: nobody); `tls`: there is HTTPS to redirect to.
+    do not say; `default_app` answers where nobody else does (empty: nobody); `tls`: there is HTTPS to redirect to;
+    `forwarder` is one of FORWARDERS.
     """
 
     instance: str = DEFAULT_INSTANCE
@@ -223,6 +240,7 @@ class Rules:
     policy: Policy = field(default_factory=Policy)
     default_app: str = ""
     tls: bool = True
+    forwarder: str = "userspace"
 
     @property
     def endpoints_per_network(self) -> int:

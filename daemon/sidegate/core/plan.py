@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import ClassVar
 
 from sidegate.core.certificates import CertificateSet
-from sidegate.core.model import Container
+from sidegate.core.gates import Gate, KernelForward
+from sidegate.core.model import DATABASE_PORT, Container
 from sidegate.core.routes import Routes
 
 
@@ -117,10 +118,9 @@ class ResetSockets(DestroySockets):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KillSessions(CutAction):
     """End a database server's threads for these clients: a destroyed socket does not stop a running query. After those
-    are destroyed: the login that this takes may itself come from an address of theirs."""
+    are destroyed, since the login that this takes may itself come from an address of theirs."""
 
     rank: ClassVar[int] = 3
-
     database: str
 
     @property
@@ -175,7 +175,7 @@ class ConnectContainer(NetworkAction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReturnContainer(ConnectContainer):
-    """Back to the default bridge, before the chain that takes its last network away."""
+    """Back to the network that it was started on, before the chain that takes its last one away."""
 
     rank: ClassVar[int] = 0
     of_chain: str
@@ -266,12 +266,94 @@ class CloseForwarder(ForwarderAction):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StopForwarding(ForwarderAction):
+    """Take a port from the kernel; its sessions go on until they are cut. `database` names the chain."""
+
+    rank: ClassVar[int] = 0
+
+    @property
+    def what(self) -> str:
+        return f"stop forwarding port {self.port} in the kernel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenForwarder(ForwarderAction):
+    """Listen, or change who may come in."""
+
     rank: ClassVar[int] = 4
+    gate: Gate = field(repr=False)
 
     @property
     def what(self) -> str:
         return f"open {self.database} on port {self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardInKernel(ForwarderAction):
+    """After the listener: it is there for whoever comes to it."""
+
+    rank: ClassVar[int] = 5
+    forward: KernelForward = field(repr=False)
+
+    @property
+    def what(self) -> str:
+        return f"forward port {self.port} to {self.database} at {self.forward.address} in the kernel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutForwarded(ForwarderAction):
+    """End sessions that the kernel carries, at both ends: all of them, or those that `gate` does not admit. `pid` is
+    the database's, `peer` what it sees as their client, empty where it is on no network of ours."""
+
+    rank: ClassVar[int] = 6
+    essential: ClassVar[bool] = False
+    pid: int
+    peer: str
+    gate: Gate | None = field(repr=False, default=None)
+
+    @property
+    def what(self) -> str:
+        whose = "all sessions" if self.gate is None else "sessions of clients that may no longer come in"
+        return f"cut {whose} through port {self.port} in the kernel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReserveForKernel(OpenForwarder):
+    """Have the listener refuse whom the kernel turned down; only once the kernel takes the rest."""
+
+    rank: ClassVar[int] = 7
+
+    @property
+    def what(self) -> str:
+        return f"leave clients of {self.database} on port {self.port} to the kernel's limits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortAction(Action):
+    """About the redirect in a database's own network namespace, from 3306 to `native`, its engine's own port."""
+
+    rank: ClassVar[int] = 0
+    database: str
+    container: ContainerRef
+    native: int
+
+    @property
+    def chain(self) -> str:
+        return f"port {self.database}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedirectPort(PortAction):
+    @property
+    def what(self) -> str:
+        return f"redirect port {DATABASE_PORT} of {self.container} to {self.native}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveRedirect(PortAction):
+    @property
+    def what(self) -> str:
+        return f"remove the redirect from port {DATABASE_PORT} of {self.container} to {self.native}"
 
 
 @dataclass(frozen=True, slots=True)

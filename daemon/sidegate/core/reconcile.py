@@ -8,12 +8,13 @@ from ipaddress import IPv4Network
 from itertools import islice
 
 from sidegate.core.certificates import DEFAULT_LEAF, CertificateSet
+from sidegate.core.database_ports import DatabasePort, plan_redirects
 from sidegate.core.desired import Desired, DesiredNetwork, is_ours
-from sidegate.core.labels import END_A, END_B
+from sidegate.core.forwarding import OFF, Kernel, Place, close_actions, open_actions, stray_actions
+from sidegate.core.labels import END_A, END_B, discover
 from sidegate.core.model import DEFAULT_BRIDGE, Container, EngineState, HostState, Network, Problem, Rules
 from sidegate.core.plan import (
     Action,
-    CloseForwarder,
     ConnectContainer,
     ContainerRef,
     CreateNetwork,
@@ -23,7 +24,6 @@ from sidegate.core.plan import (
     InstallFastPath,
     IssueCertificates,
     KillSessions,
-    OpenForwarder,
     Plan,
     PublishCertificates,
     PublishRoutes,
@@ -33,6 +33,7 @@ from sidegate.core.plan import (
     network_chain,
 )
 from sidegate.core.routes import DatabaseTarget, Routes
+from sidegate.core.sessions import Listening
 from sidegate.core.subnets import free_subnets
 
 SCARCE = 20
@@ -45,39 +46,55 @@ class Observed:
 
     engine: EngineState = field(default_factory=EngineState)
     host: HostState = field(default_factory=HostState)
-    forwarders: Mapping[str, int] = field(default_factory=dict)
+    forwarders: Mapping[str, Listening] = field(default_factory=dict)
     routes: Routes | None = None
     bad_subnets: Collection[str] = ()
     engine_up: bool = True
     certified: CertificateSet | None = None
+    kernel: Kernel = field(default_factory=Kernel)
+    ports: Mapping[int, DatabasePort] = field(default_factory=dict)
+    """How databases answer at 3306, by pid: those whose engine has another port of its own."""
 
 
 def reconcile(desired: Desired, observed: Observed, rules: Rules) -> tuple[Plan, list[Problem]]:
     """The plan, and what it could not plan. While the engine is down only the data plane is touched."""
     problems: list[Problem] = []
-    actions: list[Action] = [*_close_forwarders(desired, observed, rules), *_publish(desired, observed)]
+    where = places(desired, observed.engine, rules)
+    actions: list[Action] = [*_close_forwarders(desired, observed, where), *_publish(desired, observed)]
     if observed.engine_up:
         actions += _leave(desired, observed, rules)
         actions += _fast_path(desired, observed)
+        actions += plan_redirects(desired.discovery, observed.engine.containers, observed.ports)
         actions += _join(desired, observed, rules, problems)
-    actions += _open_forwarders(desired, observed)
+    actions += _open_forwarders(desired, observed, where)
     return Plan(tuple(actions)), problems
 
 
 # --- the data plane ------------------------------------------------------------------------------------------------
 
 
-def _close_forwarders(desired: Desired, observed: Observed, rules: Rules) -> Iterator[Action]:
-    for name, port in sorted(observed.forwarders.items()):
-        if desired.forwarders.get(name) == port:
+def _close_forwarders(desired: Desired, observed: Observed, where: Mapping[str, Place]) -> Iterator[Action]:
+    for name, present in sorted(observed.forwarders.items()):
+        wanted = desired.forwarders.get(name)
+        if wanted and wanted.gate.port == present.gate.port:
             continue
-        close = CloseForwarder(database=name, port=port, cause="the external connection is off")
-        yield close
-        # The workers dial from the bridge's own address on the home network: to the database that is the peer.
-        database = desired.discovery.databases.get(name)
-        home = next((n for n in observed.engine.networks if is_ours(n, rules) and _ends(n) == (name,)), None)
-        if database and home and home.gateway:
-            yield from _cut(database.container, IPv4Network(home.gateway), desired, close.chain, close.cause)
+        place = where.get(name, Place(name))
+        actions = tuple(close_actions(place, present, observed.kernel))
+        yield from actions
+        # The workers dial from the bridge's own address on the home network, and the kernel masks its clients by it.
+        if place.peer and (database := desired.discovery.databases.get(name)):
+            yield from _cut(database.container, IPv4Network(place.peer), desired, actions[0].chain, OFF)
+    closed = {present.gate.port for present in observed.forwarders.values()}
+    yield from stray_actions(desired.ports, desired.forwarders.values(), where, observed.kernel.ports - closed)
+
+
+def places(desired: Desired, state: EngineState, rules: Rules) -> dict[str, Place]:
+    """Where each database's external sessions end."""
+    ours = ((_ends(n), n.gateway) for n in state.networks if is_ours(n, rules))
+    homes = {ends[0]: gateway for ends, gateway in ours if len(ends) == 1}
+    # A purge wants nothing, and yet has to part clients from the databases that there are.
+    databases = desired.discovery.databases or discover(state.containers, rules).databases
+    return {name: Place(name, db.container.pid, homes.get(name, "")) for name, db in databases.items()}
 
 
 def _publish(desired: Desired, observed: Observed) -> Iterator[Action]:
@@ -94,10 +111,10 @@ def _publish(desired: Desired, observed: Observed) -> Iterator[Action]:
         yield PublishRoutes(routes=desired.routes, cause=_difference(observed.routes or Routes(), desired.routes))
 
 
-def _open_forwarders(desired: Desired, observed: Observed) -> Iterator[Action]:
-    for name, port in sorted(desired.forwarders.items()):
-        if observed.forwarders.get(name) != port:
-            yield OpenForwarder(database=name, port=port, cause="the external connection is on")
+def _open_forwarders(desired: Desired, observed: Observed, where: Mapping[str, Place]) -> Iterator[Action]:
+    for name, wanted in sorted(desired.forwarders.items()):
+        place = where.get(name, Place(name))
+        yield from open_actions(place, wanted, observed.forwarders.get(name), observed.kernel)
 
 
 def _difference(old: Routes, new: Routes) -> str:
@@ -171,16 +188,18 @@ def _leave(desired: Desired, observed: Observed, rules: Rules) -> Iterator[Actio
 
 
 def _rescue(ours: Collection[Network], desired: Desired, state: EngineState) -> Iterator[Action]:
-    """Back to the default bridge, first, with what would be left on no network, which would last over restarts."""
+    """Back to the network that it was started on, first, with what would be left on none, which would last over
+    restarts."""
     leaving = {n.name: desired.networks.get(n.name) for n in ours if n.name not in state.unseen}
     for container in state.containers:
         on = [e.network for e in container.endpoints]
         stays = [n for n in on if n not in leaving or ((w := leaving[n]) and container.id in w.members)]
-        if not on or stays or container.network_mode not in ("default", DEFAULT_BRIDGE):
+        back = DEFAULT_BRIDGE if container.network_mode == "default" else container.network_mode
+        if not on or stays or not any(back in (n.name, n.id) for n in state.networks):
             continue
         if not any(container.id in n.members for n in desired.networks.values()):
             ref, why = ContainerRef.of(container), f"{container.name} would be left with no network"
-            yield ReturnContainer(network=DEFAULT_BRIDGE, container=ref, cause=why, of_chain=network_chain(max(on)))
+            yield ReturnContainer(network=back, container=ref, cause=why, of_chain=network_chain(max(on)))
 
 
 def _forget_vanished(desired: Desired, state: EngineState, rules: Rules) -> Iterator[Action]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 SERVING, PAUSED, MAINTENANCE = "serving", "paused", "maintenance"
 
+DATABASE_PORT = 3306
+"""Every database's, whatever its engine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
@@ -79,7 +82,7 @@ class DatabaseTarget:
     """Where a forwarder dials; `address` is empty while the database does not run."""
 
     address: str = ""
-    port: int = 3306
+    port: int = DATABASE_PORT
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,40 @@
-"""What the data plane tells about itself: live forwarder sessions and worker processes. Values only."""
+"""What the data plane tells about itself: forwarders, their live sessions, worker processes. Values only."""
 
 from dataclasses import dataclass
+
+from sidegate.core.gates import Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """An open forwarder. `kernel`: the kernel carries whom it can, and what is left comes here."""
+
+    gate: Gate
+    kernel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How much an open forwarder is used: `sessions` now, and for how many seconds there has been none (0: some)."""
+
+    sessions: int
+    idle: float
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One client of a forwarder. Bytes as the client counts them; `since` is a Unix time in seconds."""
+    """One client of a forwarder. Bytes as the client counts them; `since` is a Unix time in seconds.
+
+    `masked` and `masked_port` are what the database sees as its client; empty until it is reached.
+    """
 
     database: str
     client: str
     since: float
     bytes_sent: int
     bytes_received: int
+    masked: str = ""
+    masked_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)

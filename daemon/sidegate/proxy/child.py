@@ -48,7 +48,7 @@ class Slot:
         index: int,
         uid: int | None,
         gid: int | None,
-        told: Callable[[int, messages.Note | messages.Health], None],
+        told: Callable[[int, messages.Told], None],
     ) -> None:
         self.index = index
         self.sockets: dict[str, socket.socket] = {}
@@ -170,7 +170,7 @@ class Slot:
                 with contextlib.suppress(ProcessLookupError):
                     self.process.kill()
             return
-        if isinstance(message, messages.Note | messages.Health):
+        if isinstance(message, messages.Told):
             self._told(self.index, message)
             return
         self._unanswered.pop(message.number, None)

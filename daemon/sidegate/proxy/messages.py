@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from sidegate.core.sessions import Session
+from sidegate.core.sessions import Listening, Session
 from sidegate.proxy.limits import Limits
 
 HTTP, HTTPS = "", ":https"
@@ -39,10 +39,30 @@ class Certify(msgspec.Struct, tag=True, frozen=True):
 
 
 class Listen(msgspec.Struct, tag=True, frozen=True):
-    """Accept on the socket that comes with this message; `listener` is HTTP, HTTPS or a database's name."""
+    """Accept on the socket that comes with this message; `listener` is HTTP, HTTPS or a database's name.
+
+    `terms` are there for a database's, with this worker's part of its limits.
+    """
 
     number: int
     listener: str
+    terms: Listening | None = None
+
+
+class Admit(msgspec.Struct, tag=True, frozen=True):
+    """Other terms for a forwarder: sessions that they do not admit are cut, and the reply counts them."""
+
+    number: int
+    database: str
+    terms: Listening
+
+
+class Kick(msgspec.Struct, tag=True, frozen=True):
+    """Cut a client's sessions, all of an address or the one of an address and port; the reply counts them."""
+
+    number: int
+    database: str
+    client: str
 
 
 class Close(msgspec.Struct, tag=True, frozen=True):
@@ -95,6 +115,34 @@ class Health(msgspec.Struct, tag=True, frozen=True):
     fault: str
 
 
-Request = Start | Publish | Certify | Listen | Close | WriteLog | ListSessions | Ping
+class Refusal(msgspec.Struct, frozen=True):
+    """A client that a forwarder refused, so many times for the same reason."""
+
+    client: str
+    reason: str
+    times: int
+
+
+class Refused(msgspec.Struct, tag=True, frozen=True):
+    """Whom a forwarder refused since this was said last: how many for which reason.
+
+    For the log some of them are in `seen`, and `others` counts those since it was last said that are not.
+    """
+
+    database: str
+    reasons: Mapping[str, int]
+    seen: tuple[Refusal, ...] = ()
+    others: int = 0
+
+
+class Used(msgspec.Struct, tag=True, frozen=True):
+    """A forwarder's sessions in this worker: said again when one has begun or ended, at most once a second."""
+
+    database: str
+    sessions: int
+
+
+Request = Start | Publish | Certify | Listen | Admit | Kick | Close | WriteLog | ListSessions | Ping
 Reply = Done | SessionList
-FromWorker = Reply | Note | Health
+Told = Note | Health | Refused | Used
+FromWorker = Reply | Told

@@ -1,44 +1,28 @@
 """The userspace TCP forwarder: public port to database, with a list of its sessions. Knows no database protocol.
 
-A database's TLS begins inside its own protocol, so bytes are passed on and nothing is wrapped.
+A database's TLS begins inside its own protocol, so bytes are passed on and nothing is wrapped. To the database all
+clients are one address, which it may lock out for what a few of them do; so nobody reaches it who may not come in, or
+is gone before it is dialled.
 """
 
 import asyncio
+import errno
+import os
 import socket
-import time
 from collections.abc import Callable, Coroutine
 
+from sidegate.core.gates import ALLOWED, OVER_A_LIMIT, OVER_THE_RATE, AccessList, Gate, Verdict, parse_address
 from sidegate.core.routes import DatabaseTarget
-from sidegate.core.sessions import Session
-from sidegate.proxy.relay import RelayEnd, join
-from sidegate.proxy.sockets import end_with_reset, reset, tune
+from sidegate.core.sessions import Listening, Session
+from sidegate.proxy.address_limits import AddressLimits
+from sidegate.proxy.refusals import Refusals
+from sidegate.proxy.relay import join
+from sidegate.proxy.session import ForwardedSession
+from sidegate.proxy.sockets import end_with_reset, reset, tune_dialled
 
-
-class _Session:
-    """A client and, once dialled, its database."""
-
-    def __init__(self, name: str, forget: Callable[["_Session"], None]) -> None:
-        self._name = name
-        self._forget = forget
-        self._since = time.time()
-        self._client_name = ""
-        self.client = RelayEnd(self._ended)
-        self.database = RelayEnd(self._ended)
-
-    def named(self, peer: tuple[str, int]) -> None:
-        host = peer[0].removeprefix("::ffff:")
-        self._client_name = f"[{host}]:{peer[1]}" if ":" in host else f"{host}:{peer[1]}"
-
-    def seen(self) -> Session:
-        return Session(self._name, self._client_name, self._since, self.client.received, self.database.received)
-
-    def abort(self) -> None:
-        self.client.abort()
-        self.database.abort()
-
-    def _ended(self, _end: RelayEnd) -> None:
-        if self.client.transport is None and self.database.transport is None:
-            self._forget(self)
+NOT_RUNNING = "the database does not run"
+NO_ANSWER = "the database does not answer"
+GONE = "it left before its session began"
 
 
 class Forwarder:
@@ -47,63 +31,192 @@ class Forwarder:
     def __init__(
         self,
         name: str,
+        terms: Listening,
+        *,
         target: Callable[[], DatabaseTarget | None],
         spawn: Callable[[Coroutine[None, None, None], str], asyncio.Task[None]],
         connect: float,
+        refusals: Refusals,
     ) -> None:
+        """`terms` hold this worker's part of the gate's limits. `connect`: seconds for a dial, which `sweep` ends."""
         self.name = name
+        self._terms = terms
+        self._access = AccessList(terms.gate)
+        self._for_all = _for_all(terms.gate)
+        self._limits = AddressLimits(terms.gate)
         self._target = target
         self._spawn = spawn
         self._connect = connect
+        self._refusals = refusals
         self._loop = asyncio.get_running_loop()
-        self._sessions: set[_Session] = set()
-        self._dials: set[asyncio.Task[None]] = set()
+        self._sessions: set[ForwardedSession] = set()
+        self._dialling: dict[ForwardedSession, float] = {}  # until when
+        self._used = False  # since it was asked last
         self._closed = False
 
-    def accepted(self, sock: socket.socket) -> None:
-        """Take a client; never waits. One whose database does not run is reset at once."""
-        target = self._target()
-        if self._closed or target is None or not target.address:
-            end_with_reset(sock)
-            sock.close()
-            return
-        task = self._spawn(self._serve(sock, target), f"session {self.name}")
-        self._dials.add(task)
-        task.add_done_callback(self._dials.discard)
+    def __repr__(self) -> str:
+        return f"<Forwarder {self.name} sessions={len(self._sessions)}{' closed' if self._closed else ''}>"
 
-    async def _serve(self, sock: socket.socket, target: DatabaseTarget) -> None:
-        session = _Session(self.name, self._sessions.discard)
+    @property
+    def count(self) -> int:
+        """Sessions that are there, and those on their way to the database."""
+        return len(self._sessions)
+
+    def accepted(self, sock: socket.socket) -> None:
+        """Take a client; never waits. One that may not come in, or whose database does not run, is reset at once."""
         try:
-            session.named(sock.getpeername())
-            await self._loop.connect_accepted_socket(lambda: session.client, sock)
+            peer = sock.getpeername()
+            own = _plain(sock.getsockname()[0]) if self._terms.kernel else ""
         except OSError:
             sock.close()  # gone already
             return
-        self._sessions.add(session)
-        try:
-            async with asyncio.timeout(self._connect):
-                transport, _ = await self._loop.create_connection(lambda: session.database, target.address, target.port)
-            tune(transport.get_extra_info("socket"))
-        except OSError:  # TimeoutError is one
-            session.client.abort()
+        address, target = _plain(peer[0]), self._target()
+        if self._closed:
+            _refuse(sock)
             return
-        except asyncio.CancelledError:
-            session.abort()
-            raise
-        if session.client.transport is None:
-            reset(transport)
-        else:
-            join(session.client, session.database)
+        reason = self._fault(address, own)
+        if not reason and (target is None or not target.address):
+            reason = NOT_RUNNING
+        if not reason and _gone(sock):
+            reason = GONE
+        if not reason:
+            reason = self._limits.enter(address, self._loop.time()).reason
+        if reason or target is None:
+            self._refusals.note(self.name, address, reason)
+            _refuse(sock)
+            return
+        session = ForwardedSession(self.name, address, peer[1], self._forget)
+        self._sessions.add(session)
+        self._spawn(self._serve(session, sock, target), f"session {self.name}")
+
+    def admit(self, terms: Listening) -> int:
+        """Go by other terms: sessions that they do not admit are cut, the rest go on; returns how many were cut.
+
+        Who has more sessions than a new limit lets him have keeps them.
+        """
+        if terms.gate != self._terms.gate:
+            self._access = AccessList(terms.gate)
+            self._for_all = _for_all(terms.gate)
+            self._limits = AddressLimits(terms.gate, (session.address for session in self._sessions))
+        self._terms = terms
+        strangers = self._access.refused({session.address for session in self._sessions})
+        return self._cut(lambda session: session.address in strangers)
+
+    def kick(self, client: str) -> int:
+        """Cut the sessions of an address, or the one of an address and port; returns how many there were."""
+        address = parse_address(client)
+        return self._cut(lambda session: session.name == client or parse_address(session.address) == address)
 
     def sessions(self) -> list[Session]:
         return [session.seen() for session in self._sessions]
 
+    def sweep(self) -> bool:
+        """One second has gone by: give up dials that took too long.
+
+        Returns whether a session has begun or ended since the last time.
+        """
+        now = self._loop.time()
+        for session in [one for one, until in self._dialling.items() if until <= now and not one.cut]:
+            self._refusals.note(self.name, session.address, NO_ANSWER)
+            session.abort()
+        self._limits.sweep(now)
+        used, self._used = self._used, False
+        return used
+
     def close(self) -> int:
         """Cut every session, both ends with a RST; returns how many there were."""
         self._closed = True
-        count = len(self._sessions)
-        for task in list(self._dials):
-            task.cancel()
-        for session in list(self._sessions):
+        return self._cut(lambda _: True)
+
+    def _fault(self, address: str, own: str) -> str:
+        """Why this client may not come in by the gate; empty when it may."""
+        verdict = ALLOWED if self._for_all else self._access.admits(address)
+        if verdict.allowed and self._terms.kernel and (limited := self._limited_by_kernel(address, own)) is not None:
+            verdict = limited
+        return verdict.reason
+
+    def _limited_by_kernel(self, address: str, own: str) -> Verdict | None:
+        """A client whom the kernel would have carried, had it not been one too many.
+
+        It carries IPv4 from elsewhere. Where nothing is limited such a client comes only while its rules are missing.
+        """
+        gate = self._terms.gate
+        if ":" in address or address.startswith("127.") or address == own:
+            return None
+        if gate.max_sessions:
+            return OVER_A_LIMIT
+        return OVER_THE_RATE if gate.max_new else None
+
+    async def _serve(self, session: ForwardedSession, sock: socket.socket, target: DatabaseTarget) -> None:
+        try:
+            if session.cut:
+                _refuse(sock)
+            else:
+                await self._open(session, sock, target)
+        finally:
+            session.settle()
+
+    async def _open(self, session: ForwardedSession, sock: socket.socket, target: DatabaseTarget) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: session.client, sock)
+        except OSError:
+            sock.close()  # gone already
+            return
+        if session.cut:
+            session.client.abort()
+            return
+        session.dialling = asyncio.current_task()
+        self._dialling[session] = self._loop.time() + self._connect
+        try:
+            transport, _ = await self._loop.create_connection(lambda: session.server, target.address, target.port)
+        except OSError as error:
+            reason = f"the database cannot be reached: {os.strerror(error.errno or errno.EIO).lower()}"
+            self._refusals.note(self.name, session.address, reason)
+            session.unreached()
+            return
+        except asyncio.CancelledError:
+            session.unreached()
+            raise
+        finally:
+            session.dialling = None
+            self._dialling.pop(session, None)
+        tune_dialled(transport)
+        if session.client.transport is None:
+            reset(transport)
+            return
+        self._used = True
+        join(session.client, session.server)
+
+    def _cut(self, chosen: Callable[[ForwardedSession], bool]) -> int:
+        sessions = [session for session in self._sessions if not session.cut and chosen(session)]
+        for session in sessions:
             session.abort()
-        return count
+        return len(sessions)
+
+    def _forget(self, session: ForwardedSession) -> None:
+        self._sessions.discard(session)
+        self._limits.leave(session.address)
+        self._used = True
+
+
+def _for_all(gate: Gate) -> bool:
+    return gate.open_to_anybody and not gate.deny
+
+
+def _plain(address: str) -> str:
+    return address.removeprefix("::ffff:")
+
+
+def _refuse(sock: socket.socket) -> None:
+    end_with_reset(sock)
+    sock.close()
+
+
+def _gone(sock: socket.socket) -> bool:
+    """Whether the client has ended already without a word, as one that only looks for open ports does."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

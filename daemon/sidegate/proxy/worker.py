@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures.thread  # noqa: F401  # loaded on first use otherwise, when its file may be out of reach
 import contextlib
 import encodings.idna  # noqa: F401  # the same
+import gc
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ import uvloop
 
 from sidegate.core.certificates import CertificateSet
 from sidegate.core.routes import Routes
+from sidegate.core.sessions import Listening
 from sidegate.proxy import messages, privileges
 from sidegate.proxy.acceptor import Acceptor
 from sidegate.proxy.access_log import AccessLog
@@ -28,10 +30,12 @@ from sidegate.proxy.gateway import Gateway
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.listener import Listener
 from sidegate.proxy.prober import Prober
+from sidegate.proxy.refusals import Refusals
 from sidegate.proxy.tcp import Forwarder
 from sidegate.proxy.tls import TlsContexts, ignore_bad_names
 
 _LARGEST_FRAME = 256 * 1024 * 1024
+_COLLECT = (10_000, 20, 50)  # there are few cycles, and thousands of objects that come and go with a burst of clients
 _LAST_LINES = 2.0  # seconds for the rest of the access log when everything else has ended
 
 
@@ -47,6 +51,7 @@ class Worker:
         self._acceptors: dict[str, Acceptor] = {}
         self._listeners: dict[str, Listener] = {}
         self._forwarders: dict[str, Forwarder] = {}
+        self._refusals = Refusals()
         self._ending = asyncio.Event()
         self._requests = msgspec.json.Decoder(messages.Request)
         self._encode = msgspec.json.Encoder().encode
@@ -75,6 +80,11 @@ class Worker:
             self._gateway.sweep()
             for acceptor in self._acceptors.values():
                 acceptor.sweep()
+            for forwarder in self._forwarders.values():
+                if forwarder.sweep():
+                    self._send(messages.Used(forwarder.name, forwarder.count))
+            for refused in self._refusals.take():
+                self._send(refused)
             if self._gateway.log is not None:
                 self._gateway.log.flush()
 
@@ -110,8 +120,14 @@ class Worker:
                     self._prober.publish(routes)
             case messages.Certify(_, encoded):
                 self._certify(msgspec.json.decode(encoded, type=CertificateSet))
-            case messages.Listen(_, listener):
-                self._listen(listener, socket.socket(fileno=self._channel.take_descriptor()))
+            case messages.Listen(_, listener, terms):
+                self._listen(listener, socket.socket(fileno=self._channel.take_descriptor()), terms)
+            case messages.Admit(_, database, terms):
+                if forwarder := self._forwarders.get(database):
+                    count = forwarder.admit(terms)
+            case messages.Kick(_, database, client):
+                if forwarder := self._forwarders.get(database):
+                    count = forwarder.kick(client)
             case messages.Close(_, database):
                 count = self._close(database)
             case messages.WriteLog(_, on):
@@ -156,19 +172,23 @@ class Worker:
         else:
             self._gateway.log = AccessLog(descriptor, self._limits.log_sample, self._send)
 
-    def _listen(self, name: str, sock: socket.socket) -> None:
+    def _listen(self, name: str, sock: socket.socket, terms: Listening | None) -> None:
         if name in self._listeners or name in self._acceptors:
             sock.close()  # told twice: once as part of the state at the start
-        elif name in (messages.HTTP, messages.HTTPS):
+            if terms is not None:
+                self._forwarders[name].admit(terms)
+        elif terms is None:
             context = self._contexts.context if name == messages.HTTPS else None
             self._acceptors[name] = Acceptor(sock, self._gateway, self._admission, context)
         else:
             gateway = self._gateway
             forwarder = Forwarder(
                 name,
-                lambda: gateway.table.routes.databases.get(name),
-                gateway.spawn,
-                self._limits.connect,
+                terms,
+                target=lambda: gateway.table.routes.databases.get(name),
+                spawn=gateway.spawn,
+                connect=self._limits.connect,
+                refusals=self._refusals,
             )
             self._forwarders[name] = forwarder
             self._listeners[name] = Listener(sock, forwarder.accepted)
@@ -197,6 +217,8 @@ def main() -> None:
     open_files = privileges.raise_open_files()
     privileges.drop(int(uid) if uid != "-" else None, int(gid) if gid != "-" else None)
     ignore_bad_names()
+    gc.freeze()  # modules are never garbage: do not look at them again and again
+    gc.set_threshold(*_COLLECT)
 
     async def serve() -> None:
         await Worker(socket.socket(fileno=descriptor), open_files).run()

@@ -11,9 +11,11 @@ from sidegate.core.plan import (
     CloseForwarder,
     ConnectContainer,
     CreateNetwork,
+    CutForwarded,
     DestroySockets,
     DisconnectContainer,
     ForgetFlows,
+    ForwardInKernel,
     InstallFastPath,
     IssueCertificates,
     KillSessions,
@@ -21,10 +23,15 @@ from sidegate.core.plan import (
     Plan,
     PublishCertificates,
     PublishRoutes,
+    RedirectPort,
     RemoveNetwork,
+    RemoveRedirect,
+    ReserveForKernel,
+    StopForwarding,
 )
 from sidegate.errors import SidegateError
-from sidegate.reconciler.world import Certificates, Databases, DataPlane, Engine, Host
+from sidegate.reconciler.kernel import KernelPorts
+from sidegate.reconciler.world import Certificates, DatabasePorts, Databases, DataPlane, Engine, Host
 
 CHAINS_AT_ONCE = 8  # the engine works on about this many networks side by side before calls only queue
 
@@ -52,6 +59,10 @@ class Applier:
     databases: Databases
     certificates: Certificates | None = None
     """None: no TLS."""
+    ports: DatabasePorts | None = None
+    """None: only what listens at 3306 itself answers there."""
+    kernel: KernelPorts | None = None
+    """None: the workers carry every external connection."""
 
     async def apply(self, plan: Plan) -> tuple[Failure, ...]:
         """Carry out every chain, side by side and bounded; returns what failed, in no particular order."""
@@ -98,6 +109,10 @@ class Applier:
                 await self.host.forget_flows(action.peers)
             case KillSessions():
                 await self.databases.kill_sessions(action.database, action.peers)
+            case RedirectPort() if self.ports is not None:
+                await self.ports.redirect(action.container.pid, action.native)
+            case RemoveRedirect() if self.ports is not None:
+                await self.ports.remove(action.container.pid)
             case InstallFastPath():
                 await self.host.install_fast_path()
             case IssueCertificates() if self.certificates is not None:
@@ -107,7 +122,14 @@ class Applier:
             case PublishRoutes():
                 await self.data_plane.publish(action.routes)
             case OpenForwarder():
-                await self.data_plane.open_forwarder(action.database, action.port)
+                kernel = isinstance(action, ReserveForKernel)
+                await self.data_plane.open_forwarder(action.database, action.gate, kernel)
+            case ForwardInKernel() if self.kernel is not None:
+                await self.kernel.forward(action.port, action.forward)
+            case StopForwarding() if self.kernel is not None:
+                await self.kernel.stop(action.port)
+            case CutForwarded() if self.kernel is not None:
+                await self.kernel.cut(action.database, action.port, action.pid, action.peer, action.gate)
             case CloseForwarder():
                 await self.data_plane.close_forwarder(action.database)
             case _:

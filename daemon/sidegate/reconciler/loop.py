@@ -8,17 +8,29 @@ that have visibly ended.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import structlog
 
 from sidegate.core.certificates import CertificateState, assign
+from sidegate.core.database_ports import DatabasePort, with_other_ports
 from sidegate.core.desired import Desired, desire
-from sidegate.core.labels import Discovery
+from sidegate.core.forwarding import Kernel
+from sidegate.core.labels import Discovery, discover
 from sidegate.core.model import Container, EngineState, HostState, Intent, Problem, Rules
 from sidegate.core.newcomers import expect
-from sidegate.core.plan import CloseForwarder, CreateNetwork, CutAction, KillSessions, Plan
+from sidegate.core.plan import (
+    Action,
+    CreateNetwork,
+    CutAction,
+    CutForwarded,
+    ForwarderAction,
+    KillSessions,
+    Plan,
+    PortAction,
+    StopForwarding,
+)
 from sidegate.core.reconcile import Observed, reconcile
 from sidegate.core.routes import Routes
 from sidegate.errors import (
@@ -30,6 +42,8 @@ from sidegate.errors import (
     SubnetTakenError,
 )
 from sidegate.reconciler.apply import Applier, Failure
+from sidegate.reconciler.ports import observe_ports
+from sidegate.reconciler.terms import Terms
 from sidegate.reconciler.world import IntentStore
 
 ROUNDS = 6  # create, connect, leave the bridge, publish: three do; more only after refused subnets
@@ -66,6 +80,7 @@ class Loop:
         rules: Rules,
         resync_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.last = Pass()
         self.state = self.last.state
@@ -76,6 +91,8 @@ class Loop:
         self._store = store
         self._resync = resync_seconds
         self._clock = clock
+        self._kernel = applier.kernel
+        self._terms = Terms(store, applier.data_plane, applier.kernel, clock=clock, wall=wall)
         self._wanted = 0  # the newest pass that somebody asked for
         self._woken = asyncio.Event()
         self._heard = asyncio.Event()
@@ -93,6 +110,7 @@ class Loop:
         self._wanted += 1
         self._woken.set()
         self._heard.set()
+        self._terms.changed()
 
     async def settle(self, deadline: float = 30.0) -> Pass:
         """Wake, and return the first pass that began after this call. Raises TimeoutError after `deadline` seconds."""
@@ -114,12 +132,18 @@ class Loop:
             await self._applier.host.remove_fast_path()
         except HostToolError as error:
             log.warning("fast path not removed", error=str(error))
+        if self._kernel is not None and not self._kernel.fault:
+            try:
+                await self._kernel.remove()
+            except HostToolError as error:
+                log.warning("kernel forwarder not removed", error=str(error))
         return result
 
     async def run(self) -> None:
         """Pass after pass, until cancelled. The first is due at once."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._let_go(), name="let go")
+            tasks.create_task(self._terms.run(self.wake), name="terms")
             await self._passes()
 
     async def _let_go(self) -> None:
@@ -157,10 +181,16 @@ class Loop:
         self._woken.clear()
         ticket = self._wanted
         began = self._clock()
-        intent = self._store.intent  # one for the whole pass: what fails of it is told to who waits for this pass
+        await self._terms.enforce()
+        intent = self._terms.intent()  # one for the whole pass: what fails of it is told to who waits for this pass
+        if self._kernel is not None and not self._kernel.begun and (full or not self.last.finished):
+            await self._kernel.begin(external.port for external in intent.externals.values())
+        elif self._kernel is not None and (full or self._kernel.wanted(intent, self.rules.forwarder)):
+            self._kernel.look_soon(self.wake)
         await self._switch_off()
         actions = 0
         before = None
+        ports: Mapping[int, DatabasePort] = {}
         failures: tuple[Failure, ...] = ()
         uncut: list[Failure] = []
         if full:
@@ -173,14 +203,17 @@ class Loop:
             if certificates is not None and not self._purging:
                 desired = replace(desired, certificates=assign(desired.routes, certificates))
             self.state, self.desired = state, desired
-            observed = self._observed(state, host, engine_up=not fault)
+            ports = await self._ports(state, ports) if not fault else {}
+            observed = replace(await self._observed(state, host, engine_up=not fault), ports=ports)
             plan, unplanned = reconcile(desired, observed, self.rules)
             if not plan or (failures and str(plan) == before):
                 break
             before = str(plan)
             actions += len(plan.actions)
             failures = await self._apply(plan)
-            uncut += [failure for failure in failures if isinstance(failure.action, CutAction)]
+            if any(isinstance(action, PortAction) for action in plan.actions):
+                ports = {}
+            uncut += [failure for failure in failures if isinstance(failure.action, CutAction | CutForwarded)]
         if not fault:
             await self._applier.engine.expect(expect(desired, state, self.rules))
         await self._remember(intent, desired, engine_up=not fault)
@@ -188,9 +221,11 @@ class Loop:
         problems = {*desired.problems, *unplanned, *self._cut_faults.values()}
         if desired.certificates is not None:
             problems |= set(desired.certificates.problems)
-        problems |= {Problem("sidegate", str(f)) for f in failures if f.action.essential}
+        problems |= {Problem(_subject(f.action), str(f)) for f in failures if f.action.essential}
         if host.fast_path_fault:
             problems.add(Problem("host", host.fast_path_fault))
+        if self._kernel is not None and self._kernel.trouble:
+            problems.add(Problem("host", f"what the kernel forwards cannot be looked at: {self._kernel.trouble}"))
         if fault:
             problems.add(Problem("engine", fault))
         seconds = self._clock() - began
@@ -205,16 +240,31 @@ class Loop:
         self._waiting = [(wanted, passed) for wanted, passed in self._waiting if not passed.done()]
 
     async def _switch_off(self) -> None:
-        """Close forwarders that nobody wants any more before looking at anything: an engine that hangs must not keep a
-        database open."""
+        """Close forwarders that nobody wants any more, or not to those who are on them, before looking at anything: an
+        engine that hangs must not keep a database open."""
         listeners = self._applier.data_plane.listeners()
-        wanted = {name: e.port for name, e in self._store.intent.externals.items() if e.enabled and not self._purging}
-        if any(wanted.get(name) != port for name, port in listeners.items()):
-            desired = self._desire(self._store.intent, self.state, engine_up=self.last.engine_up)
-            observed = self._observed(self.state, HostState(), engine_up=False)
+        intent = self._terms.intent()
+        wanted = {name: e.gate for name, e in intent.externals.items() if e.enabled and not self._purging}
+        changed = {name for name, listening in listeners.items() if wanted.get(name) != listening.gate}
+        if changed:
+            desired = self._desire(intent, self.state, engine_up=self.last.engine_up)
+            observed = await self._observed(self.state, HostState(), engine_up=False)
             plan, _ = reconcile(desired, observed, self.rules)
-            closing = {a.chain for a in plan.actions if isinstance(a, CloseForwarder)}
-            await self._apply(Plan(tuple(a for a in plan.actions if a.chain in closing)))
+            chains = {a.chain for a in plan.actions if isinstance(a, ForwarderAction) and a.database in changed}
+            await self._apply(Plan(tuple(a for a in plan.actions if a.chain in chains)))
+
+    async def close(self) -> None:
+        """Stop what would go on forwarding without us, and part its clients: nobody could switch it off any more. For
+        after `run` has ended."""
+        if self._kernel is None:
+            return
+        await self._kernel.end()
+        observed = await self._observed(self.state, HostState(), engine_up=False)
+        if observed.kernel.ports:
+            desired = replace(self.desired, forwarders={})
+            plan, _ = reconcile(desired, observed, self.rules)
+            chains = {a.chain for a in plan.actions if isinstance(a, StopForwarding)}
+            await self._apply(Plan(tuple(a for a in plan.actions if a.chain in chains)))
 
     async def _observe(self, *, full: bool) -> tuple[EngineState, HostState, str]:
         """The engine's and the host's state, and why the engine's is not fresh (empty: it is)."""
@@ -249,6 +299,13 @@ class Loop:
         source = self._applier.certificates
         return await source.observe(full=full) if source is not None else None
 
+    async def _ports(self, state: EngineState, known: Mapping[int, DatabasePort]) -> Mapping[int, DatabasePort]:
+        """Of the databases that there are, also of those that a purge wants nothing of."""
+        ports, host = self._applier.ports, self._applier.host
+        discovery = discover(state.containers, self.rules) if self._purging else self.desired.discovery
+        containers = with_other_ports(discovery)
+        return await observe_ports(ports, containers, host.alive, known) if ports is not None else {}
+
     def _survivors(self) -> EngineState:
         """What was there last, with containers whose process has ended shown as exited."""
 
@@ -270,12 +327,13 @@ class Loop:
             gone=self._gone(),
             engine_up=engine_up,
             health=self._applier.data_plane.health(),
+            kernel_fault=self._kernel.fault if self._kernel is not None else "this daemon has no kernel forwarder",
         )
 
     def _gone(self) -> frozenset[str]:
         return frozenset(app for app, at in self._missing_since.items() if self._clock() - at > DOMAIN_GRACE)
 
-    def _observed(self, state: EngineState, host: HostState, *, engine_up: bool) -> Observed:
+    async def _observed(self, state: EngineState, host: HostState, *, engine_up: bool) -> Observed:
         data_plane = self._applier.data_plane
         return Observed(
             state,
@@ -285,17 +343,18 @@ class Loop:
             frozenset(self._bad_subnets),
             engine_up,
             data_plane.certified(),
+            await self._kernel.observe() if self._kernel is not None else Kernel(),
         )
 
     async def _apply(self, plan: Plan) -> tuple[Failure, ...]:
         for action in plan.actions:
-            if isinstance(action, CutAction):
+            if isinstance(action, CutAction | CutForwarded):
                 self._cut_faults.pop(action.what, None)
         failures = await self._applier.apply(plan)
         for failure in failures:
             if isinstance(failure.error, SubnetTakenError) and isinstance(failure.action, CreateNetwork):
                 self._bad_subnets.add(str(failure.action.subnet))
-            if isinstance(failure.action, CutAction):
+            if isinstance(failure.action, CutAction | CutForwarded):
                 self._cut_faults[failure.action.what] = _cut_problem(failure)
         return failures
 
@@ -310,6 +369,11 @@ class Loop:
                 await self._store.replace_claims(desired.claims)
             except StoreError as error:
                 log.warning("domain claims not saved", error=str(error))
+
+
+def _subject(action: Action) -> str:
+    """Whom a failed action is a problem of."""
+    return action.database if isinstance(action, PortAction) else "sidegate"
 
 
 def _cut_problem(failure: Failure) -> Problem:

@@ -8,10 +8,12 @@ from ipaddress import IPv4Network
 from typing import Protocol
 
 from sidegate.core.certificates import CertificateSet, CertificateState
-from sidegate.core.model import EngineState, HostState, Intent
+from sidegate.core.database_ports import DatabasePort
+from sidegate.core.gates import Gate, KernelForward, KernelSession
+from sidegate.core.model import EngineState, External, HostState, Intent
 from sidegate.core.newcomers import Newcomers
 from sidegate.core.routes import Routes
-from sidegate.core.sessions import Session, WorkerStatus
+from sidegate.core.sessions import Listening, Session, Usage, WorkerStatus
 
 
 class Engine(Protocol):
@@ -70,6 +72,9 @@ class IntentStore(Protocol):
     async def replace_claims(self, claims: Mapping[str, str]) -> Intent:
         """Remember domain -> app; raises StoreError, and then nothing has changed."""
 
+    async def replace_external(self, database: str, seen: External, external: External) -> Intent:
+        """Keep `external`, unless it is no longer as it was `seen`. Raises StoreError likewise."""
+
 
 class Host(Protocol):
     """The machine: its routes, its firewall's fast path, sockets in containers' network namespaces."""
@@ -111,8 +116,8 @@ class Certificates(Protocol):
 class DataPlane(Protocol):
     """The workers, as their supervisor offers them."""
 
-    def listeners(self) -> Mapping[str, int]:
-        """Open forwarders: database name -> public port."""
+    def listeners(self) -> Mapping[str, Listening]:
+        """Open forwarders, by the name of their database."""
 
     def published(self) -> Routes | None:
         """The routes published last."""
@@ -131,9 +136,10 @@ class DataPlane(Protocol):
         """What active checks found of published replicas: container id -> fault, empty while it is well. One that is
         not there is not known yet, or not asked."""
 
-    async def open_forwarder(self, database: str, port: int) -> None:
-        """Bind and listen on every worker; returns when all accept. Open on that port already is success.
+    async def open_forwarder(self, database: str, gate: Gate, kernel: bool = False) -> None:
+        """Bind and listen on every worker; returns when all accept on these terms. `kernel` as in Listening.
 
+        Open on that port already: the terms are swapped, sessions that they do not admit are cut, the rest go on.
         Raises PortInUseError naming the holder; then nothing is open.
         """
 
@@ -144,7 +150,57 @@ class DataPlane(Protocol):
     async def sessions(self, database: str) -> tuple[Session, ...]:
         """Live sessions of a forwarder over all workers."""
 
+    async def kick(self, database: str, client: str) -> int:
+        """Cut the sessions of `client`, an address or one session's address and port as `sessions` writes it; returns
+        how many there were. Not open is success."""
+
+    def refusals(self, database: str) -> Mapping[str, int]:
+        """Clients refused since a forwarder was opened: reason -> count. At most some two seconds old."""
+
+    def usage(self, database: str) -> Usage:
+        """How a forwarder is used, at most some two seconds ago. One that is not open is neither used nor idle."""
+
     def workers(self) -> tuple[WorkerStatus, ...]: ...
+
+
+class DatabasePorts(Protocol):
+    """Redirects from 3306 in the network namespaces of databases, by pid."""
+
+    async def observe(self, pid: int) -> DatabasePort:
+        """Raises HostToolError where the namespace cannot be entered, RefusedError where it is the host's."""
+
+    async def redirect(self, pid: int, native: int) -> None:
+        """Have 3306 lead to `native`. So already is success. Raises as `observe` does."""
+
+    async def remove(self, pid: int) -> None:
+        """Absent, or a process that is gone, is success. Raises as `observe` does."""
+
+
+class KernelForwarding(Protocol):
+    """Public ports that the kernel forwards by itself. All but `usable` raise HostToolError."""
+
+    async def usable(self) -> str:
+        """Why this host's kernel cannot or should not forward; empty when it can. Never raises."""
+
+    async def observe(self) -> Mapping[int, KernelForward]:
+        """What works now, by public port; nothing in a daemon that has applied nothing yet."""
+
+    async def apply(self, wanted: Mapping[int, KernelForward]) -> None:
+        """Forward exactly `wanted`; sessions go on, those of ports that are not among them too: see `cut`."""
+
+    async def sessions(self, port: int) -> tuple[KernelSession, ...]:
+        """Those that go through a public port."""
+
+    async def cut(self, port: int, pid: int, addresses: Collection[str] | None = None) -> int:
+        """End sessions through a port at both ends, all or of some addresses; returns how many. `pid` is a process of
+        the database, 0 while it does not run. Raises where its network namespace cannot be entered; nothing is cut
+        then."""
+
+    async def forget(self, port: int, addresses: Collection[str] | None = None) -> None:
+        """Delete the tracked flows of sessions that the database has ended by itself."""
+
+    async def remove(self) -> None:
+        """Take away all that was added, whichever daemon of this instance did."""
 
 
 class Databases(Protocol):

@@ -1,4 +1,4 @@
-"""MariaDB and MySQL servers: trying a login, ending sessions. The only importer of aiomysql.
+"""MariaDB and MySQL servers: trying a login, ending sessions, whether TLS is spoken. The only importer of aiomysql.
 
 aiomysql rather than PyMySQL in threads: it is kept up by aio-libs (0.3.2), silent under Python 3.11 with warnings as
 errors, and a coroutine ends at its deadline, where a thread that waits for a slow server goes on. A server is a
@@ -9,14 +9,15 @@ stays off). Never keeps a connection or a password.
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
 import aiomysql
-from pymysql.constants import CR, ER
+from pymysql.constants import CLIENT, CR, ER
 from pymysql.err import MySQLError
 
+from sidegate.adapters.databases.said import NobodyListensError, shown
 from sidegate.errors import LoginFailedError
 
 T = TypeVar("T")
@@ -24,7 +25,6 @@ T = TypeVar("T")
 _REFUSED = frozenset({ER.ACCESS_DENIED_ERROR, 1698})  # 1698: MariaDB, for an account that has no password
 _FOREIGN_SESSION = ER.KILL_DENIED_ERROR
 _SESSION_GONE = ER.NO_SUCH_THREAD
-_MOST_SHOWN = 200
 
 
 class _Cursor(aiomysql.Cursor):  # type: ignore[misc]  # aiomysql has no types
@@ -42,7 +42,7 @@ async def check_login(address: str, port: int, user: str, password: str, schema:
 
     async def version(connection: aiomysql.Connection) -> str:
         ((text,),) = await _query(connection, "SELECT VERSION()")
-        return _shown(text)
+        return shown(text)
 
     return await _logged_in(address, port, user, password, schema, timeout, version)
 
@@ -54,6 +54,7 @@ async def kill_sessions(
     password: str,
     peers: IPv4Network,
     timeout: float,
+    schema: str = "",
     names: frozenset[str] = frozenset(),
 ) -> int:
     """KILL every session, in a query or idle, whose client is in `peers`; returns how many. All in `timeout` seconds.
@@ -61,9 +62,9 @@ async def kill_sessions(
     A server that resolves names shows Docker's "<container>.<network>" in the place of an address: a client whose name
     is one of `names`, or ends in a dot and one of them, counts as being in `peers`. Any other name is left alone.
     (Official images resolve none. Where one does, the first login from a host that has no name took 10 s.)
-    A user without the PROCESS privilege sees sessions of its own account only.
-    A server that does not listen has no sessions.
-    Raises LoginFailedError where the login fails, or where sessions were seen that this user may not end.
+    A user without the PROCESS privilege sees sessions of its own account only. `schema` does not matter here.
+    Raises LoginFailedError where the login fails, or where sessions were seen that this user may not end;
+    NobodyListensError where nothing is there to log in to.
     """
 
     async def kill(connection: aiomysql.Connection) -> int:
@@ -84,13 +85,25 @@ async def kill_sessions(
             raise LoginFailedError(f"{user} at {address}:{port} may not end {denied} sessions of other users")
         return killed
 
+    return await _logged_in(address, port, user, password, "", timeout, kill)
+
+
+async def speaks_tls(address: str, port: int, user: str, password: str, timeout: float) -> bool | None:
+    """Whether clients may ask this server for TLS, by its greeting; None where there is none within `timeout` seconds.
+
+    A login follows, and may be refused: one that is broken off counts against max_connect_errors.
+    """
+    connection = aiomysql.Connection(
+        host=address, port=port, user=user or "sidegate", password=password.encode().decode("latin-1"), autocommit=None
+    )
     try:
-        return await _logged_in(address, port, user, password, "", timeout, kill)
-    except LoginFailedError as error:
-        cause = error.__cause__
-        if isinstance(cause, MySQLError) and isinstance(cause.__cause__, ConnectionRefusedError):
-            return 0
-        raise
+        with suppress(Exception):  # a refusal, or whatever else comes after the greeting
+            async with asyncio.timeout(timeout):
+                await connection._connect()
+    finally:
+        connection.close()
+    capabilities = getattr(connection, "server_capabilities", None)
+    return None if capabilities is None else bool(capabilities & CLIENT.SSL)
 
 
 def is_peer(client: str, peers: IPv4Network, names: frozenset[str]) -> bool:
@@ -121,12 +134,13 @@ async def _logged_in(
     except TimeoutError:
         raise LoginFailedError(f"{server} cannot be reached: no answer within {timeout:g} s") from None
     except MySQLError as error:
-        raise LoginFailedError(_reason(error, server, user, schema)) from error
+        refused = isinstance(error.__cause__, ConnectionRefusedError)
+        raise (NobodyListensError if refused else LoginFailedError)(_reason(error, server, user, schema)) from error
     except LoginFailedError:
         raise
     except Exception as error:
         # A server that does not keep to the protocol makes aiomysql raise whatever comes: struct.error, IndexError, ...
-        raise LoginFailedError(f"{server} does not answer as a MySQL server: {_shown(error)}") from error
+        raise LoginFailedError(f"{server} does not answer as a MySQL server: {shown(error)}") from error
 
 
 @asynccontextmanager
@@ -157,7 +171,7 @@ async def _query(connection: aiomysql.Connection, statement: str) -> tuple[tuple
 
 def _reason(error: MySQLError, server: str, user: str, schema: str) -> str:
     code = error.args[0] if error.args else 0
-    said = _shown(error.args[1] if len(error.args) > 1 else error)
+    said = shown(error.args[1] if len(error.args) > 1 else error)
     if code in _REFUSED:
         return f"{server} refused the user {user!r} with this password"
     if code == ER.BAD_DB_ERROR:
@@ -171,8 +185,3 @@ def _reason(error: MySQLError, server: str, user: str, schema: str) -> str:
     if code == CR.CR_SERVER_LOST:
         return f"{server} ended the connection during the login"
     return f"{server} refused the login: {said} ({code})"
-
-
-def _shown(text: object) -> str:
-    """A server's words, fit for a terminal and a log."""
-    return "".join(c if c.isprintable() else "?" for c in str(text)[:_MOST_SHOWN])

@@ -37,25 +37,26 @@ class Commands:
     async def run(self, *command: str, text: str = "", keep: int | None = None) -> Result:
         """The outcome, whatever the exit status. `text` is its standard input, `keep` a descriptor that it inherits.
 
-        Raises HostToolError where the command is missing or does not end in time.
+        Raises HostToolError where the command is missing or does not end in time, or a namespace cannot be entered.
         """
         async with self._slots:
             try:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    stdin=asyncio.subprocess.PIPE if text else asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    pass_fds=() if keep is None else (keep,),
-                    env={**os.environ, "LC_ALL": "C"},
-                )
+                with _input(text) as standard_input:
+                    process = await asyncio.create_subprocess_exec(
+                        *command,
+                        stdin=standard_input,
+                        stdout=asyncio.subprocess.PIPE,
+                        stderr=asyncio.subprocess.PIPE,
+                        pass_fds=() if keep is None else (keep,),
+                        env={**os.environ, "LC_ALL": "C"},
+                    )
             except FileNotFoundError:
                 raise _missing(command[0]) from None
             except OSError as error:
                 raise HostToolError(f"cannot run {command[0]}: {error.strerror}") from error
             try:
                 async with asyncio.timeout(self._deadline):
-                    output, complaint = await process.communicate(text.encode() if text else None)
+                    output, complaint = await process.communicate()
             except TimeoutError:
                 raise HostToolError(f"`{_shown(command)}` did not end within {self._deadline:g} s") from None
             finally:
@@ -66,6 +67,11 @@ class Commands:
         result = Result(process.returncode or 0, output.decode(errors="replace"), complaint.decode(errors="replace"))
         if result.status == 127 and command[0] == "nsenter":  # its word for a command that is not there
             raise _missing(command[2])
+        if result.status != 0 and result.complaint.startswith("nsenter: reassociate"):
+            raise HostToolError(
+                f"cannot enter a container's network namespace ({first_line(result.complaint).rpartition(': ')[2]}): "
+                "the daemon needs root, with CAP_SYS_ADMIN"
+            )
         return result
 
     async def output(self, *command: str, text: str = "", keep: int | None = None) -> str:
@@ -115,6 +121,20 @@ class Commands:
 
 class GoneError(HostToolError):
     """The process whose namespace was to be entered is not there."""
+
+
+@contextlib.contextmanager
+def _input(text: str) -> Iterator[int]:
+    """What a command is to read from. A file in memory: nft opens /dev/stdin anew, which works for no socket, and a
+    pipe of uvloop's is one."""
+    if not text:
+        yield asyncio.subprocess.DEVNULL
+        return
+    with os.fdopen(os.memfd_create("input"), "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        file.seek(0)
+        yield file.fileno()
 
 
 def enter(namespace: int) -> tuple[str, str]:

@@ -4,36 +4,17 @@ Requests refuse fields they do not know; results may gain fields, so clients ign
 Unix times in seconds. `null` means unknown or not there, never empty.
 """
 
-from msgspec import Struct
-
-
-class Request(Struct, forbid_unknown_fields=True):
-    """A request's body or its query."""
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}>"  # requests may hold passwords
-
-
-class Result(Struct):
-    """What a call answers with."""
-
-
-class ProblemDocument(Struct):
-    """An error, as RFC 9457 section 3.1 describes it; `code` is stable, `detail` a sentence for people."""
-
-    title: str
-    status: int
-    code: str
-    detail: str
-    type: str = "about:blank"
-
-
-class ProblemView(Result):
-    """Something an operator should know: about whom, and what, with what to do."""
-
-    subject: str
-    text: str
-
+from sidegate.api.schemas.base import ProblemDocument as ProblemDocument
+from sidegate.api.schemas.base import ProblemView as ProblemView
+from sidegate.api.schemas.base import Request as Request
+from sidegate.api.schemas.base import Result as Result
+from sidegate.api.schemas.external import EntryView as EntryView
+from sidegate.api.schemas.external import ExternalEdit as ExternalEdit
+from sidegate.api.schemas.external import ExternalRequest as ExternalRequest
+from sidegate.api.schemas.external import ExternalView as ExternalView
+from sidegate.api.schemas.external import Kicked as Kicked
+from sidegate.api.schemas.external import KickQuery as KickQuery
+from sidegate.api.schemas.external import SessionView as SessionView
 
 # --- the daemon ----------------------------------------------------------------------------------------------------
 
@@ -82,6 +63,15 @@ class PoolView(Result):
     total: int
 
 
+class ForwarderView(Result):
+    """What carries external connections: `setting` as in the settings, `carrier` kernel or userspace; `reason` says why
+    it is not the kernel where that was wanted."""
+
+    setting: str
+    carrier: str
+    reason: str | None
+
+
 class Status(Result):
     """How the daemon is. `degraded`: there are problems. `uptime` in seconds. `held`: app -> paused or maintenance."""
 
@@ -96,6 +86,7 @@ class Status(Result):
     pool: PoolView
     problems: list[ProblemView]
     held: dict[str, str]
+    forwarder: ForwarderView
 
 
 class AuditView(Result):
@@ -173,42 +164,6 @@ class AppView(Result):
 
 
 # --- databases -----------------------------------------------------------------------------------------------------
-
-
-class ExternalView(Result):
-    """A database's external connection. `port` is null until it was on once; `listening` is what is so now.
-
-    The URL and the command line carry no password.
-    """
-
-    database: str
-    enabled: bool
-    listening: bool
-    host: str
-    port: int | None
-    sessions: int
-    user: str | None
-    schema: str | None
-    url: str | None
-    command: str | None
-    advice: str | None = None
-    warnings: list[str] = []
-    sessions_cut: int | None = None
-
-
-class ExternalRequest(Request):
-    enabled: bool
-    port: int | None = None
-
-
-class SessionView(Result):
-    """A client of an external connection; bytes as the client counts them."""
-
-    database: str
-    client: str
-    since: float
-    bytes_sent: int
-    bytes_received: int
 
 
 class DatabaseSummary(Result):

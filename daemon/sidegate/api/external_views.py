@@ -1,0 +1,138 @@
+"""What is told of an external connection: where it is, who may come in, who is there, until when, what carries it."""
+
+from sidegate.api import schemas
+from sidegate.api.logins import known_login
+from sidegate.api.world import World
+from sidegate.core.database_engines import DatabaseEngine
+from sidegate.core.gates import Entry, Gate, KernelSession
+from sidegate.core.model import DatabaseDetails, External
+from sidegate.core.plan import ForwardInKernel
+from sidegate.core.sessions import Session
+from sidegate.errors import SidegateError
+from sidegate.log import get_logger
+
+log = get_logger("api")
+
+
+async def external_view(
+    world: World,
+    name: str,
+    *,
+    advice: str | None = None,
+    warnings: list[str] | None = None,
+    sessions_cut: int | None = None,
+) -> schemas.ExternalView:
+    """A database's external connection as it is now; one that was never on has no port."""
+    external = world.intent.externals.get(name)
+    gate = external.gate if external else Gate(0)
+    engine, details = await known_login(world, name)
+    host, port = world.external_host(), external.port if external else None
+    present = world.data_plane.listeners().get(name)
+    on = bool(external and external.enabled)
+    ends = external.expires_at if external and on else 0.0
+    carrier, reason = carried_by(world, name, external) if external and on else (None, None)
+    return schemas.ExternalView(
+        database=name,
+        enabled=on,
+        listening=present is not None and present.gate.port == port,
+        host=host,
+        port=port,
+        sessions=len(await forwarded_sessions(world, name)),
+        user=details.user or None,
+        schema=details.schema or None,
+        url=_open_url(engine, details, host, port),
+        command=engine.command(details, host, port) if engine and details.user and port is not None else None,
+        advice=advice,
+        warnings=warnings or [],
+        sessions_cut=sessions_cut,
+        allow=_entries(gate.allow),
+        deny=_entries(gate.deny),
+        local=gate.local,
+        anybody=external is not None and gate.open_to_anybody,
+        max_sessions=gate.max_sessions,
+        max_new=gate.max_new,
+        expires_at=ends or None,
+        expires_in=max(0.0, round(ends - world.wall(), 1)) if ends else None,
+        idle_off=external.idle_off or None if external else None,
+        refused=dict(world.data_plane.refusals(name)) if present else {},
+        forwarder=(external.forwarder if external else "") or world.loop.rules.forwarder,
+        carrier=carrier,
+        carrier_reason=reason,
+    )
+
+
+def carried_by(world: World, name: str, external: External) -> tuple[str, str | None]:
+    """Kernel or userspace, and why it is not the kernel."""
+    last = world.loop.last
+    failed = (f for f in last.failures if isinstance(f.action, ForwardInKernel) and f.action.database == name)
+    if failure := next(failed, None):
+        return "userspace", str(failure.error)
+    forwarding = last.desired.forwarders.get(name)
+    if forwarding is None or forwarding.kernel is None:
+        return "userspace", forwarding.why if forwarding and forwarding.why else "forwarder = userspace"
+    return "kernel", None
+
+
+async def warnings(world: World, name: str) -> list[str]:
+    """What should not be missed while it is on."""
+    external = world.intent.externals.get(name)
+    if not external or not external.enabled:
+        return []
+    found = []
+    database = world.discovery.databases.get(name)
+    if external.gate.open_to_anybody:
+        found.append(f"anybody who has the password may come in, from anywhere: sidegate external allow {name} CIDR")
+    if not world.loop.last.engine_up:
+        found.append(f"the Docker engine does not answer: {world.loop.last.engine_fault}")
+    elif database is None:
+        found.append(f"{name} has no container: clients are turned away until it has one")
+    elif not database.container.running:
+        found.append(f"{database.container.name} is {database.container.state}: clients are turned away")
+    elif not external.gate.local and await world.logins.speaks_tls(name) is False:
+        found.append(f"{name} speaks no TLS: whoever is on the way reads what is sent; give its server a certificate")
+    if database and database.container.published_ports:
+        ports = ", ".join(map(str, database.container.published_ports))
+        found.append(f"{database.container.name} publishes port {ports} itself, which no switch of ours closes")
+    return found
+
+
+async def forwarded_sessions(world: World, name: str) -> list[Session | KernelSession]:
+    """Those of the workers and those of the kernel; what cannot be asked is left out."""
+    found: list[Session | KernelSession] = []
+    external, kernel = world.intent.externals.get(name), world.kernel
+    try:
+        if name in world.data_plane.listeners():
+            found += await world.data_plane.sessions(name)
+        if external and external.enabled and kernel and not kernel.fault:
+            found += await kernel.sessions(external.port)
+    except SidegateError as error:
+        log.warning("sessions not known", database=name, error=str(error))
+    return found
+
+
+def session_views(name: str, sessions: list[Session | KernelSession]) -> list[schemas.SessionView]:
+    """The oldest first; those of which it is not known come last."""
+    views = [
+        schemas.SessionView(
+            database=name,
+            client=s.client if isinstance(s, Session) else f"{s.client}:{s.client_port}",
+            since=s.since,
+            bytes_sent=s.bytes_sent,
+            bytes_received=s.bytes_received,
+            carrier="userspace" if isinstance(s, Session) else "kernel",
+        )
+        for s in sessions
+    ]
+    return sorted(views, key=lambda view: float("inf") if view.since is None else view.since)
+
+
+def _entries(entries: tuple[Entry, ...]) -> list[schemas.EntryView]:
+    return [schemas.EntryView(cidr=entry.cidr, description=entry.description) for entry in entries]
+
+
+def _open_url(engine: DatabaseEngine | None, details: DatabaseDetails, host: str, port: int | None) -> str | None:
+    """The URL without its password, which only `credentials` tells."""
+    if engine is None or port is None or not details.user:
+        return None
+    login = DatabaseDetails(user=details.user, schema=details.schema)
+    return engine.url(login, host, port).replace(":@", "@", 1)

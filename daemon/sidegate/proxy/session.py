@@ -1,0 +1,88 @@
+"""One client of a forwarder and, once it is reached, its database: two ends that are joined."""
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from sidegate.core.sessions import Session
+from sidegate.proxy.relay import DirectEnd, RelayEnd
+
+_BYTES_RECEIVED = 128  # struct tcp_info, tcpi_bytes_received (linux/tcp.h)
+
+
+class ForwardedSession:
+    """There from the accept until both ends are gone; then `ended` is called, once.
+
+    `opening` while somebody still works on its ends, `cut` once it must not go on.
+    """
+
+    __slots__ = ("_ended", "_name", "_since", "address", "client", "cut", "dialling", "opening", "port", "server")
+
+    def __init__(self, name: str, address: str, port: int, ended: Callable[["ForwardedSession"], None]) -> None:
+        """`address` as a person writes it: never ::ffff:a.b.c.d."""
+        self.address = address
+        self.port = port
+        self.client = DirectEnd(self._end_gone)
+        self.server = DirectEnd(self._end_gone)
+        self.opening = True
+        self.cut = False
+        self.dialling: asyncio.Task[None] | None = None
+        self._name = name
+        self._since = time.time()
+        self._ended = ended
+
+    def __repr__(self) -> str:
+        return f"<ForwardedSession {self.name} of {self._name}{' cut' if self.cut else ''}>"
+
+    @property
+    def name(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    def seen(self) -> Session:
+        masked, masked_port = "", 0
+        if self.server.transport is not None and (own := self.server.transport.get_extra_info("sockname")):
+            masked, masked_port = own[:2]
+        return Session(
+            self._name, self.name, self._since, _received(self.client), _received(self.server), masked, masked_port
+        )
+
+    def abort(self) -> None:
+        """Cut both ends with a RST, or leave off reaching the database."""
+        self.cut = True
+        if self.dialling is not None:
+            self.dialling.cancel()
+        self.client.abort()
+        self.server.abort()
+
+    def unreached(self) -> None:
+        """The dial has come to nothing: cut the client."""
+        # One that is given up just as it succeeds has told its end of the connection, and never tells of the close.
+        self.server.transport = None
+        self.client.abort()
+
+    def settle(self) -> None:
+        """Nobody works on its ends any more."""
+        self.opening = False
+        self._end_gone(self.client)
+
+    def _end_gone(self, _end: RelayEnd) -> None:
+        if not self.opening and self.client.transport is None and self.server.transport is None:
+            self.opening = True  # never again
+            self._ended(self)
+
+
+def _received(end: RelayEnd) -> int:
+    """What came from an end's other side, as the kernel counts it; 0 once it is gone."""
+    sock = end.transport.get_extra_info("socket") if end.transport is not None else None
+    if sock is None:
+        return 0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
+    except OSError:
+        return 0
+    if len(info) < _BYTES_RECEIVED + 8:
+        return 0
+    (count,) = struct.unpack_from("=Q", info, _BYTES_RECEIVED)
+    return int(count) - end.finished  # a FIN counts as one

@@ -1,0 +1,171 @@
+"""The kernel's part in external connections: one port at a time for the plan, all at once for the kernel."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from ipaddress import IPv4Network
+
+import structlog
+
+from sidegate.core.forwarding import Kernel
+from sidegate.core.gates import AccessList, Gate, KernelForward, KernelSession
+from sidegate.core.model import Intent
+from sidegate.errors import HostToolError, SidegateError
+from sidegate.reconciler.world import Databases, KernelForwarding
+
+log = structlog.get_logger("sidegate.kernel")
+
+
+class KernelPorts:
+    """The kernel forwarder as the reconciler uses it. All but `look` and `observe` raise HostToolError.
+
+    What is asked while an earlier change is under way goes in together with the next: a hundred ports at a start take
+    a dozen transactions.
+    """
+
+    def __init__(self, forwarder: KernelForwarding, databases: Databases) -> None:
+        self.fault = "not asked yet"
+        """Why the kernel cannot be used here, as of the last look; empty: it can."""
+        self.trouble = ""
+        """Why what it forwards could not be looked at, the last time; empty: it could."""
+        self._forwarder = forwarder
+        self._databases = databases
+        self._present: Mapping[int, KernelForward] = {}
+        self._pending: dict[int, KernelForward | None] = {}
+        self._outcomes: asyncio.Future[None] | None = None
+        self._turn = asyncio.Lock()
+        self._ports: set[int] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self.begun = False
+        """Whether nothing of an earlier daemon is left."""
+
+    async def look(self) -> str:
+        """Ask whether it can be used; a fault that is new is asked about twice, so that a firewall that is busy for a
+        moment does not part anybody from his session."""
+        fault = await self._forwarder.usable()
+        if fault and fault != self.fault:
+            fault = await self._forwarder.usable()
+        if fault != self.fault:
+            log.info("kernel forwarder", usable=not fault, fault=fault)
+        self.fault = fault
+        return fault
+
+    async def begin(self, ports: Iterable[int]) -> None:
+        """Stop what an earlier daemon may have left; its sessions through `ports` are to be cut, or taken over."""
+        await self.look()
+        try:
+            await self._forwarder.apply({})
+            self._ports |= {port for port in ports if await self.sessions(port)}
+            self.begun = True
+        except HostToolError as error:
+            log.info("nothing of an earlier daemon was looked for", error=str(error))
+
+    async def end(self) -> None:
+        """No look is under way after this."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait((self._looking,))
+
+    def wanted(self, intent: Intent, setting: str) -> bool:
+        """Whether an external connection is to be the kernel's, if it can be."""
+        return any(e.enabled and (e.forwarder or setting) != "userspace" for e in intent.externals.values())
+
+    def look_soon(self, wake: Callable[[], None]) -> None:
+        """Look beside whatever else is done, and `wake` if that has changed: a pass does not wait for it."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_beside(wake), name="look at kernel")
+
+    async def _look_beside(self, wake: Callable[[], None]) -> None:
+        before = self.fault
+        try:
+            if await self.look() != before:
+                wake()
+        finally:
+            self._looking = None
+
+    async def observe(self) -> Kernel:
+        """What it forwards; what it was last, where it cannot be looked at."""
+        if not self._present:
+            return Kernel({}, frozenset(self._ports))
+        try:
+            self._present = await self._forwarder.observe()
+            self.trouble = ""
+        except HostToolError as error:
+            if not self.trouble:
+                log.warning("kernel forwarder not observed", error=str(error))
+            self.trouble = str(error)
+        return Kernel(self._present, frozenset(self._ports))
+
+    async def forward(self, port: int, forward: KernelForward) -> None:
+        """Carry a port from now on, the others as they are."""
+        self._ports.add(port)
+        await self._change(port, forward)
+
+    async def stop(self, port: int) -> None:
+        """Carry it no longer; its sessions go on until they are cut."""
+        await self._change(port, None)
+
+    async def sessions(self, port: int) -> tuple[KernelSession, ...]:
+        return await self._forwarder.sessions(port)
+
+    async def cut(self, database: str, port: int, pid: int, peer: str, gate: Gate | None = None) -> int:
+        """End all sessions, or those of clients that `gate` does not admit; see `kick`."""
+        if gate is None:
+            ended = await self.kick(database, port, pid, peer)
+            if port not in self._present:
+                self._ports.discard(port)
+            return ended
+        refused = AccessList(gate).refused({session.client for session in await self.sessions(port)})
+        return await self.kick(database, port, pid, peer, refused) if refused else 0
+
+    async def kick(
+        self, database: str, port: int, pid: int, peer: str, addresses: Collection[str] | None = None
+    ) -> int:
+        """End sessions at both ends, all or of some client addresses; returns how many.
+
+        Where the database's network namespace cannot be entered its own KILL ends them, of all its external clients:
+        they have one address there, `peer`. Raises SidegateError where that fails too.
+        """
+        try:
+            return await self._forwarder.cut(port, pid, addresses)
+        except HostToolError as error:
+            if not peer:
+                raise
+            log.warning("sessions are killed by the database", database=database, port=port, error=str(error))
+        ended = await self._databases.kill_sessions(database, IPv4Network(peer))
+        await self._forwarder.forget(port, addresses)
+        return ended
+
+    async def remove(self) -> None:
+        """Take away everything that is ours."""
+        async with self._turn:
+            await self._forwarder.remove()
+            self._present = {}
+
+    async def _change(self, port: int, forward: KernelForward | None) -> None:
+        self._pending[port] = forward
+        if self._outcomes is None:
+            self._outcomes = asyncio.get_running_loop().create_future()
+        mine = self._outcomes
+        async with self._turn:
+            if mine is self._outcomes:
+                pending, self._pending, self._outcomes = self._pending, {}, None
+                try:
+                    await self._apply(pending)
+                except SidegateError as error:
+                    mine.set_exception(error)
+                except BaseException:
+                    mine.cancel()
+                    raise
+                else:
+                    mine.set_result(None)
+        await mine
+
+    async def _apply(self, changes: Mapping[int, KernelForward | None]) -> None:
+        wanted = dict(self._present)  # as of this pass; what was flushed since is put back with the rest
+        for port, forward in changes.items():
+            if forward is None:
+                wanted.pop(port, None)
+            else:
+                wanted[port] = forward
+        await self._forwarder.apply(wanted)
+        self._present = wanted
