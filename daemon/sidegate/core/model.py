@@ -204,6 +204,53 @@ class Variable:
 
 
 @dataclass(frozen=True, slots=True)
+class Deployment:
+    """An app whose containers Sidegate makes itself. `image` is the reference that people gave, `image_id` what it was
+    when they gave it, so that a tag that moves changes nothing by itself; `command` is empty for the image's own."""
+
+    image: str
+    image_id: str = ""
+    replicas: int = 1
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Containers of an app that are being replaced, until all are or none is.
+
+    `before` is what was deployed when it began (None: nothing, or an app that others run), `port_before` the port, and
+    both come back if it fails. `began` is a Unix time in seconds.
+    """
+
+    began: float
+    before: Deployment | None = None
+    port_before: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordChange:
+    """A password that a database's engine may have already and the store has not; it is there while one is under way.
+
+    `update_env`: variables that Sidegate added follow. `began` is a Unix time in seconds: sessions from before it used
+    the old one, and `disconnect` ends them.
+    """
+
+    password: str = field(repr=False)
+    update_env: bool = False
+    disconnect: bool = False
+    began: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OwnDatabase:
+    """A database whose container Sidegate makes itself. `engine` is a key of DATABASE_ENGINES."""
+
+    engine: str
+    image: str
+    volume: str
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """Everything that people asked for, as one immutable value; each commit of the store makes a new one."""
 
@@ -217,6 +264,21 @@ class Intent:
     """app -> paused or maintenance; one that serves is not there"""
     options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """app -> option -> value, as text; they win over labels"""
+    deployments: Mapping[str, Deployment] = field(default_factory=dict)
+    """apps that Sidegate runs itself"""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """app -> the PORT that its containers are given from their next start on"""
+    domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """app -> domains given by command; labels add theirs"""
+    retired: Mapping[str, frozenset[tuple[str, str]]] = field(default_factory=dict)
+    """app -> (key, SHA-256 of its value in hex) of variables that Sidegate no longer gives: a container that still has
+    exactly that one is stale, and loses it when it is recreated"""
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict)
+    """apps whose containers are being replaced"""
+    passwords: Mapping[str, PasswordChange] = field(default_factory=dict)
+    """databases whose password is being changed"""
+    own_databases: Mapping[str, OwnDatabase] = field(default_factory=dict)
+    """databases whose containers Sidegate makes itself"""
 
 
 # --- settings of the core --------------------
