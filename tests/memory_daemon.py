@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from memory_engine import MemoryEngine
 from memory_kernel import MemoryKernel
-from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost, MemoryPorts
+from memory_workloads import MemoryWorkloads
+from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost, MemoryPorts, MemoryVolumes
 from sidegate.adapters.certificates import Certificates
 from sidegate.adapters.store import Store
 from sidegate.api import schemas
@@ -27,6 +28,9 @@ from sidegate.errors import LoginFailedError
 from sidegate.reconciler.apply import Applier
 from sidegate.reconciler.kernel import KernelPorts
 from sidegate.reconciler.loop import Loop
+from sidegate.reconciler.passwords import Passwords
+from sidegate.reconciler.replacing import Tools
+from sidegate.reconciler.rollouts import Rollouts
 
 PASSWORD = "pa'$s\"w`ord, é\n"
 LOGIN = {"MARIADB_USER": "shop", "MARIADB_PASSWORD": PASSWORD, "MARIADB_DATABASE": "shop"}
@@ -52,20 +56,49 @@ class MemoryLogins:
     async def speaks_tls(self, database: str) -> bool | None:
         return self.tls.get(database)
 
+    def take(self, password: str) -> None:
+        """The server has a new password."""
+        self.password = password
+
 
 class MemoryDaemon:
     """A daemon under test. `calls` of a client and of the command line run beside it, as other processes would."""
 
-    def __init__(self, directory: Path, store: Store, rules: Rules, certificates: Certificates | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        store: Store,
+        rules: Rules,
+        certificates: Certificates | None = None,
+        engine: MemoryEngine | None = None,
+    ) -> None:
         self.path = directory / "run" / "control.sock"
-        self.engine, self.host, self.data_plane = MemoryEngine(), MemoryHost(), MemoryDataPlane()
+        self.engine, self.host, self.data_plane = engine or MemoryEngine(), MemoryHost(), MemoryDataPlane()
         self.databases, self.logins, self.store = MemoryDatabases(), MemoryLogins(), store
+        self.databases.taken = self.logins.take
         self.stopped = asyncio.Event()
         self.ports = MemoryPorts()
         self.kernel = MemoryKernel()
         kernel = KernelPorts(self.kernel, self.databases)
         applier = Applier(self.engine, self.host, self.data_plane, self.databases, certificates, self.ports, kernel)
+        passwords = Passwords(store, self.databases)
+        applier = replace(applier, passwords=passwords)
         self.loop = Loop(applier=applier, store=self.store, rules=rules)
+        self.workloads = MemoryWorkloads(self.engine)
+        self.volumes = MemoryVolumes()
+        self.deaf: set[str] = set()
+        self.connections: dict[str, int] = {}
+        self.tools = Tools(
+            loop=self.loop,
+            store=store,
+            workloads=self.workloads,
+            health=self.data_plane.health,
+            listens=self._listens,
+            connections=lambda address, port: self.connections.get(f"{address}:{port}", 0),
+            clock=time.monotonic,
+            healthy=20.0,
+        )
+        self.rollouts = Rollouts(self.tools)
         self.commands = Commands(
             World(
                 store=self.store,
@@ -82,9 +115,17 @@ class MemoryDaemon:
                 http_port=8080,
                 certificates=certificates,
                 kernel=kernel,
+                passwords=passwords,
+                volumes=self.volumes,
+                workloads=self.workloads,
+                rollouts=self.rollouts,
             )
         )
         self.client = Client(self.path, seconds=20)
+
+    async def _listens(self, address: str, port: int) -> bool:
+        """Every program does, but for those at the addresses or ports of `deaf`."""
+        return not {address, str(port), f"{address}:{port}"} & self.deaf
 
     # --- containers
 
@@ -137,20 +178,26 @@ def _run(words: Sequence[str], text: str, environ: Mapping[str, str]) -> subproc
 
 @contextlib.asynccontextmanager
 async def running(
-    directory: Path, rules: Rules | None = None, certificates: Certificates | None = None
+    directory: Path,
+    rules: Rules | None = None,
+    certificates: Certificates | None = None,
+    engine: MemoryEngine | None = None,
 ) -> AsyncIterator[MemoryDaemon]:
-    """A daemon that serves, until the block ends; without `certificates` it has no TLS."""
+    """A daemon that serves, until the block ends; without `certificates` it has no TLS. `engine`: one that is there
+    already."""
     store = await Store.open(directory / "state")
     try:
-        daemon = MemoryDaemon(directory, store, rules or Rules(), certificates)
+        daemon = MemoryDaemon(directory, store, rules or Rules(), certificates, engine)
         passes = asyncio.create_task(daemon.loop.run(), name="loop")
+        rollouts = asyncio.create_task(daemon.rollouts.run(), name="rollouts")
         daemon.engine.watch(daemon.loop.wake)
         try:
             async with serve(daemon.commands, daemon.path):
                 yield daemon
         finally:
-            passes.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await passes
+            for task in (rollouts, passes):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
     finally:
         await store.close()

@@ -88,7 +88,14 @@ class MemoryEngine:
         return "20.10.24"
 
     async def create_network(
-        self, name: str, *, subnet: IPv4Network, device: str, labels: Mapping[str, str], mtu: int
+        self,
+        name: str,
+        *,
+        subnet: IPv4Network,
+        device: str,
+        labels: Mapping[str, str],
+        mtu: int,
+        egress: bool = False,
     ) -> None:
         self._check("create_network", f"{name} {subnet}")
         if name in self._networks:
@@ -102,7 +109,7 @@ class MemoryEngine:
         network = Network(
             id=_id(f"{name}-{next(self._serial)}"),
             name=name,
-            internal=True,
+            internal=not egress,
             labels=dict(labels),
             subnets=(str(subnet),),
             gateway=gateway,
@@ -248,6 +255,9 @@ class MemoryEngine:
             raise EngineError(f"cannot remove network {name}: it has active endpoints")
         del self._networks[name]
         self._changed()
+
+    def find(self, container_id: str) -> Container | None:
+        return self._containers.get(container_id)
 
     def container(self, name: str) -> Container:
         return next(c for c in self._containers.values() if c.name == name)

@@ -3,13 +3,15 @@
 Each records what it was told (`calls`, as text) and fails only on demand (`fail_next`: call name -> error, once).
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 from sidegate.core.certificates import CertificateSet
 from sidegate.core.database_ports import DatabasePort, PortState
 from sidegate.core.gates import AccessList, Gate
-from sidegate.core.model import HostState
+from sidegate.core.model import DatabaseDetails, HostState
+from sidegate.core.passwords import PasswordChanged
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Listening, Session, Usage, WorkerStatus
 from sidegate.errors import PortInUseError, SidegateError
@@ -185,12 +187,42 @@ class MemoryPorts(Recorder):
 
 
 class MemoryDatabases(Recorder):
-    """Databases on which every login works; `threads`: how many sessions each has to kill."""
+    """Databases on which every login works; `threads`: how many sessions each has to kill. `logins`: where there is
+    one, a database's login and then the password that its server has; `after`: an error that comes although the server
+    has taken the new password, which `taken` is told."""
 
     def __init__(self) -> None:
         super().__init__()
         self.threads: dict[str, int] = {}
+        self.logins: dict[str, DatabaseDetails] = {}
+        self.after: SidegateError | None = None
+        self.taken: Callable[[str], None] = lambda password: None
+
+    async def change_password(self, database: str, password: str, *, disconnect: bool = False) -> PasswordChanged:
+        self.record("change_password", database, *(["disconnect"] if disconnect else []))
+        old = self.logins.get(database, DatabaseDetails())
+        self.logins[database] = new = replace(old, password=password)
+        self.taken(password)
+        if error := self.after:
+            self.after = None
+            raise error
+        return PasswordChanged("mariadb", old, new, (f"{old.user}@%",), self.threads.pop(database, 0))
 
     async def kill_sessions(self, database: str, peers: IPv4Network) -> int:
         self.record("kill_sessions", database, peers)
         return self.threads.pop(database, 0)
+
+
+class MemoryVolumes(Recorder):
+    """Named volumes, by name; containers make none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    async def exists(self, name: str) -> bool:
+        return name in self.names
+
+    async def remove(self, name: str) -> None:
+        self.record("remove", name)
+        self.names.discard(name)

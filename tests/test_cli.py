@@ -74,7 +74,8 @@ def test_every_verb_has_its_call_and_every_call_its_verb() -> None:
 def test_these_are_the_verbs() -> None:
     assert {name for name, _ in verbs()} == {
         *("run", "status", "audit", "purge", "connect", "disconnect", "connections"),
-        *("app ls", "app show", "env ls", "env export"),
+        *("app ls", "app show"),
+        *("env ls", "env set", "env unset", "env rename", "env export"),
         *("app set", "app unset", "app pause", "app resume", "app maintenance"),
         *("db ls", "db show", "db set", "db credentials"),
         *("external on", "external off", "external show", "external ls", "external sessions"),
@@ -131,6 +132,9 @@ async def test_every_table_is_drawn(node: MemoryDaemon) -> None:
         "app maintenance off shop": "serving",
         "app resume shop": "serving",
         "env ls shop": "(hidden: --reveal)",
+        "env set shop A=1 B=2 --scope both": "set for shop: A (both), B (both)",
+        "env rename shop A C --new-scope build": "set for shop: C (build)",
+        "env unset shop B C": "removed for shop: B (both), C (build)",
         "env ls shop --reveal --scope runtime": "w`ord",
         "db ls": "shop-db.internal:3306",
         "db show shop-db": "shop-db-1",
@@ -194,7 +198,19 @@ async def test_a_mode_is_seen_in_lists_and_status(node: MemoryDaemon) -> None:
         ("app maintenance shop", 2, ["'shop' is not one of 'on', 'off'"]),
         ("app maintenance on", 2, ["APP"]),
         ("env ls nothing", 4, ["nothing"]),
-        ("env export shop --format yaml", 2, ["dotenv, shell, json or docker"]),
+        ("env set shop", 2, ["nothing to set"]),
+        ("env set shop s3cret", 2, ["KEY=VALUE"]),
+        ("env set shop A=1 A=2", 2, ["A is given twice"]),
+        ("env set shop A=1 --stdin A", 2, ["A is given twice"]),
+        ("env set shop --file - --stdin A", 2, ["standard input"]),
+        ("env set shop --file /nowhere/.env", 2, ["/nowhere/.env cannot be read: No such file"]),
+        ("env set shop 1A=1", 2, ["'1A' is not a variable's name"]),
+        ("env set shop A=1 --scope never", 2, ["'build', 'runtime', 'both'"]),
+        ("env set shop PORT=9000", 5, ["sidegate app port shop NUMBER"]),
+        ("env set shop-db A=1", 4, ["shop-db is a database"]),
+        ("env unset shop A", 4, ["shop has no variable A (it has none)"]),
+        ("env rename shop A B", 4, ["shop has no variable A"]),
+        ("env export shop --format yaml", 2, ["dotenv, shell, json, docker or build-args"]),
         ("env export shop --scope both", 2, ["build or runtime"]),
         ("db show nothing", 4, ["nothing", "known: shop-db"]),
         ("db set shop-db", 2, ["nothing to set"]),
@@ -242,7 +258,7 @@ async def test_a_no_changes_nothing_and_a_yes_does(node: MemoryDaemon) -> None:
     """R34."""
     await node.connect("shop", "shop-db", env=True)
     before = node.store.intent
-    for verb in (["disconnect", "shop", "shop-db"], ["purge"]):
+    for verb in (["disconnect", "shop", "shop-db", "--keep-env"], ["purge"]):
         status, shown = await terminal(node, *verb, typed="n\n")
         assert status == 1
         assert "nothing was changed" in shown
@@ -252,6 +268,55 @@ async def test_a_no_changes_nothing_and_a_yes_does(node: MemoryDaemon) -> None:
     assert "kept variables" in shown
     assert not node.store.intent.connections
     assert node.store.intent.env["shop"]
+
+
+@pytest.mark.parametrize(("answer", "status"), [("cancel", 1), ("", 1), ("keep", 0), ("remove", 0)])
+async def test_without_a_word_about_the_variables_it_asks_with_their_list(
+    node: MemoryDaemon, answer: str, status: int
+) -> None:
+    """R34, R36."""
+    await node.connect("shop", "shop-db", env=True, renames={"DB_HOST": "MYSQL_HOST"})
+    before = node.store.intent
+    asked = "(remove, keep, cancel) [cancel]: "
+    ended, shown = await terminal(node, "disconnect", "shop", "shop-db", typed=f"{answer}\n", at=asked)
+    assert ended == status
+    assert "shop has DB_CONNECTION_URL, DB_NAME, DB_PASSWORD, DB_PORT, DB_USER, MYSQL_HOST" in shown
+    if status:
+        assert "nothing was changed" in shown
+        assert node.store.intent == before
+    else:
+        assert not node.store.intent.connections
+        assert bool(node.store.intent.env) is (answer == "keep")
+
+
+async def test_values_come_from_standard_input_and_files(node: MemoryDaemon, tmp_path: Path) -> None:
+    """In no process list: as they are, less one line end; a dotenv file whole or not at all."""
+    done = await node.sidegate("env", "set", "shop", "--stdin", "API_KEY", "--secret", text="a=b 'c'\n\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    await node.sidegate("env", "set", "shop", "--file", "-", "--scope", "build", text="A=1\nB='x y'\n")
+    (tmp_path / ".env").write_text("\ufeffC=3\n")
+    done = await node.sidegate("env", "set", "shop", "D=4", "--file", str(tmp_path / ".env"))
+    assert [v["key"] for v in json.loads(done.stdout)["set"]] == ["D", "C"]
+    stored = {v.key: (v.value, v.scope, v.secret) for v in node.store.intent.env["shop"]}
+    assert stored == {
+        "API_KEY": ("a=b 'c'\n", "runtime", True),
+        "A": ("1", "build", False),
+        "B": ("x y", "build", False),
+        "C": ("3", "runtime", False),
+        "D": ("4", "runtime", False),
+    }
+    before = node.store.intent
+    done = await node.sidegate("env", "set", "shop", "--file", "-", text="GOOD=1\nMIIEs3cret\n")
+    assert (done.returncode, "line 2" in done.stderr, "s3cret" in done.stderr) == (2, True, False)
+    assert node.store.intent == before
+
+
+async def test_a_secret_on_the_command_line_is_warned_of(node: MemoryDaemon) -> None:
+    done = await node.sidegate("env", "set", "shop", "A=s3cret", "--secret")
+    assert (done.returncode, "process lists" in done.stderr, "s3cret" in done.stderr) == (0, True, False)
+    _, shown = await terminal(node, "env", "set", "shop", "--stdin", "B", typed="hidden\n", at="Value of B: ")
+    assert "hidden" not in shown
+    assert node.store.intent.env["shop"][-1].value == "hidden"
 
 
 async def test_an_end_of_input_is_a_no(node: MemoryDaemon) -> None:

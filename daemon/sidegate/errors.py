@@ -109,6 +109,32 @@ class LoginFailedError(SidegateError):
     status = 502
 
 
+class PasswordRefusedError(LoginFailedError):
+    """A database was asked to take a new password and goes on with the old one."""
+
+    code = "password-refused"
+
+
+class PasswordUncertainError(LoginFailedError):
+    """A database was told its new password and did not answer: whether it has it is found out later."""
+
+    code = "password-uncertain"
+
+
+class BuildFailedError(SidegateError):
+    """A build of an image failed: in which step, with its last lines."""
+
+    code = "build-failed"
+    status = 422
+
+
+class RolloutFailedError(SidegateError):
+    """New containers of an app did not become what they should be; what was there before goes on."""
+
+    code = "rollout-failed"
+    status = 502
+
+
 class DataPlaneError(SidegateError):
     """The workers could not do what was asked of them."""
 

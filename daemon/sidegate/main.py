@@ -19,11 +19,14 @@ from sidegate import __version__, log
 from sidegate.adapters.certificates import Certificates
 from sidegate.adapters.database_port import DatabasePorts
 from sidegate.adapters.databases.servers import DatabaseServers, Location
-from sidegate.adapters.docker import DockerEngine
+from sidegate.adapters.docker import DockerEngine, DockerWorkloads
+from sidegate.adapters.docker.builds import DockerBuilds
+from sidegate.adapters.docker.volumes import DockerVolumes
 from sidegate.adapters.host import LinuxHost
 from sidegate.adapters.lock import hold
 from sidegate.adapters.nft import KernelForwarder
 from sidegate.adapters.store import Store
+from sidegate.adapters.tcp_connections import listens, open_connections
 from sidegate.api import http
 from sidegate.api.commands import Commands
 from sidegate.api.logins import resolve_details
@@ -39,6 +42,9 @@ from sidegate.proxy.supervisor import Supervisor
 from sidegate.reconciler.apply import Applier
 from sidegate.reconciler.kernel import KernelPorts
 from sidegate.reconciler.loop import Loop
+from sidegate.reconciler.passwords import Passwords
+from sidegate.reconciler.replacing import Tools
+from sidegate.reconciler.rollouts import Rollouts
 from sidegate.settings import Settings, load
 
 SPARE_UID = 60913
@@ -103,22 +109,40 @@ async def serve(settings: Settings) -> None:
             details = await resolve_details(database, given, engine.read_file)
             subnets = {n.name: n.ipv4 for n in loop.state.networks}
             networks = {e.network: subnets.get(e.network, ()) for e in database.container.endpoints}
-            return Location(DATABASE_ENGINES[database.engine], endpoint.address, details, networks)
+            return Location(DATABASE_ENGINES[database.engine], endpoint.address, details, networks, given)
 
         databases = DatabaseServers(locate)
         public = settings.external_ports
         forwarder = KernelForwarder(settings.instance, (public.start, public.stop - 1))
         kernel = KernelPorts(forwarder, databases)
+        passwords = Passwords(store, databases)
         certificates = _certificates(settings) if settings.https_port else None
         if certificates is not None:
             stack.push_async_callback(certificates.close)
         loop = Loop(
-            applier=Applier(engine, host, supervisor, databases, certificates, DatabasePorts(), kernel),
+            applier=Applier(engine, host, supervisor, databases, certificates, DatabasePorts(), kernel, passwords),
             store=store,
             rules=rules,
             resync_seconds=settings.resync_seconds,
         )
         stack.push_async_callback(loop.close)
+        workloads = DockerWorkloads(settings.docker_host)
+        stack.push_async_callback(workloads.close)
+        volumes = DockerVolumes(settings.docker_host)
+        stack.push_async_callback(volumes.close)
+        rollouts = Rollouts(
+            Tools(
+                loop=loop,
+                store=store,
+                workloads=workloads,
+                health=supervisor.health,
+                listens=listens,
+                connections=open_connections,
+                clock=time.monotonic,
+                healthy=settings.rollout_seconds,
+                drain=settings.drain_seconds,
+            )
+        )
         commands = Commands(
             World(
                 store=store,
@@ -136,6 +160,11 @@ async def serve(settings: Settings) -> None:
                 certificates=certificates,
                 https_port=settings.https_port,
                 kernel=kernel,
+                builds=DockerBuilds(settings.docker_host),
+                passwords=passwords,
+                volumes=volumes,
+                workloads=workloads,
+                rollouts=rollouts,
             )
         )
         try:
@@ -143,7 +172,10 @@ async def serve(settings: Settings) -> None:
         except PortInUseError as error:
             raise PortInUseError(f"{error}: stop that, or set http_port and https_port (0: no TLS)") from None
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(loop.run(), name="loop")]
+            running = [
+                tasks.create_task(loop.run(), name="loop"),
+                tasks.create_task(rollouts.run(), name="rollouts"),
+            ]
             engine.watch(loop.wake)
             if certificates is not None:
                 certificates.watch(loop.wake)

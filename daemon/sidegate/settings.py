@@ -195,6 +195,7 @@ class Settings:
     log_level: Annotated[str, _choice("debug", "info", "warning", "error")] = "info"
     resync_seconds: Annotated[int, _number(1, 3600)] = 30
     drain_seconds: Annotated[int, _number(0, 3600)] = 30
+    rollout_seconds: Annotated[int, _number(1, 3600)] = 60
     header_seconds: Annotated[int, _number(1, 3600)] = 10
     idle_seconds: Annotated[int, _number(1, 86400)] = 75
     connect_seconds: Annotated[int, _number(1, 600)] = 5

@@ -10,16 +10,26 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from sidegate.adapters import store as store_module
-from sidegate.adapters.store import Store
-from sidegate.adapters.store_schema import MIGRATIONS
+from sidegate.adapters.store import Store, audit, file, variables
+from sidegate.adapters.store.migrations import MIGRATIONS
 from sidegate.core.audit import AuditEntry
 from sidegate.core.gates import Entry, Gate
-from sidegate.core.model import DatabaseDetails, External, Intent, Pair, Variable
+from sidegate.core.model import (
+    DatabaseDetails,
+    Deployment,
+    External,
+    Intent,
+    OwnDatabase,
+    Pair,
+    PasswordChange,
+    Rollout,
+    Variable,
+)
 from sidegate.errors import (
     DuplicateConnectionError,
     InvalidInputError,
@@ -35,6 +45,9 @@ BROUGHT = (
     Variable("DB_PASSWORD", "x'; DROP TABLE variables; -- \n`$HOME`", source="connection:shop-db", secret=True),
 )
 
+FIRST = Deployment("shop:1", "sha256:aa", 2, ("run", "--it's", "a b"))
+SECOND = Deployment("shop:2", "sha256:bb")
+
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
@@ -49,8 +62,26 @@ async def reopened(directory: Path) -> Intent:
     return store.intent
 
 
+def retired(*variables: Variable) -> frozenset[tuple[str, str]]:
+    return frozenset((v.key, sha256(v.value.encode()).hexdigest()) for v in variables)
+
+
 def entry(number: int) -> AuditEntry:
     return AuditEntry(1.5 + number, 1000, 42, "ann", "connect", f"shop-{number} shop-db", "done")
+
+
+async def fill(store: Store) -> None:
+    """Something of everything that there is."""
+    await store.add_connection(SHOP, "shop", BROUGHT)
+    await store.set_external("shop-db", External(Gate(30001, (Entry("10.0.0.0/8"),)), enabled=True))
+    await store.set_database_details("shop-db", DatabaseDetails("u", "p", "s", "r"))
+    await store.set_own_database("shop-db", OwnDatabase("mariadb", "mariadb:11", "sidegate-db--shop-db"))
+    await store.begin_password("shop-db", PasswordChange("secret", update_env=True, began=5.5))
+    await store.set_app("shop", "paused", {"https": "redirect"})
+    await store.set_variables("shop", [Variable("OLD", "1")])
+    await store.unset_variable("shop", "OLD")
+    await store.replace_claims({"shop.example": "shop"})
+    await store.set_deployment("shop", FIRST, port=8080, domains=("shop.example",), rollout=Rollout(1.5))
 
 
 # --- what is kept
@@ -108,7 +139,9 @@ async def test_a_pair_is_connected_once_whichever_end_comes_first(store: Store) 
 async def test_a_clash_lists_the_keys_and_adds_nothing(store: Store) -> None:
     await store.set_variables("shop", [Variable("DB_HOST", "x", "both"), Variable("DB_PASSWORD", "x")])
     before = store.intent
-    with pytest.raises(KeyClashError, match="shop already has DB_HOST, DB_PASSWORD"):
+    with pytest.raises(
+        KeyClashError, match="shop already has DB_HOST for both, DB_PASSWORD for runtime: nothing was changed"
+    ):
         await store.add_connection(SHOP, "shop", BROUGHT)
     with pytest.raises(KeyClashError, match="TWICE is given twice"):
         await store.add_connection(SHOP, "shop", [Variable("TWICE", "1"), Variable("TWICE", "2", "both")])
@@ -118,7 +151,7 @@ async def test_a_clash_lists_the_keys_and_adds_nothing(store: Store) -> None:
 async def test_a_key_may_be_there_once_for_builds_and_once_for_running(store: Store) -> None:
     await store.set_variables("shop", [Variable("DB_HOST", "x", "build")])
     await store.add_connection(SHOP, "shop", BROUGHT)
-    with pytest.raises(KeyClashError, match="shop already has DB_HOST"):
+    with pytest.raises(KeyClashError, match="shop already has DB_HOST for build, DB_HOST for runtime"):
         await store.set_variables("shop", [Variable("DB_HOST", "y", "both")])
     assert [(v.key, v.scope) for v in store.intent.env["shop"]] == [
         ("DB_HOST", "build"),
@@ -140,7 +173,75 @@ async def test_setting_replaces_and_unsetting_removes(store: Store) -> None:
     assert [v.key for v in store.intent.env["shop"]] == ["B"]
     with pytest.raises(NotFoundError, match="shop has no variable A for build"):
         await store.unset_variable("shop", "A", "build")
+    with pytest.raises(NotFoundError, match=r"shop has no variable A$"):
+        await store.unset_variable("shop", "A")
     assert (await store.unset_variable("shop", "B")).env == {}
+
+
+async def test_a_renamed_variable_keeps_its_value_its_place_and_where_it_came_from(store: Store) -> None:
+    await store.set_variables("shop", [Variable("A", "1", "build"), *BROUGHT, Variable("A", "2", "runtime")])
+    await store.rename_variable("shop", "DB_HOST", "MYSQL_HOST")
+    intent = await store.rename_variable("shop", "A", "B", "build")
+    assert intent.env["shop"] == (
+        Variable("B", "1", "build"),
+        replace(BROUGHT[0], key="MYSQL_HOST"),
+        BROUGHT[1],
+        Variable("A", "2", "runtime"),
+    )
+    with pytest.raises(NotFoundError, match="shop has no variable A for build"):
+        await store.rename_variable("shop", "A", "C", "build")
+
+
+async def test_a_variable_moves_to_another_scope_unless_its_key_is_there(store: Store) -> None:
+    await store.set_variables("shop", [Variable("A", "1", "build"), Variable("A", "2"), Variable("B", "3")])
+    before = store.intent
+    with pytest.raises(KeyClashError, match="shop already has A for build: nothing was changed"):
+        await store.rename_variable("shop", "A", "A", "runtime", new_scope="both")
+    with pytest.raises(KeyClashError, match="A is given twice for one scope"):
+        await store.rename_variable("shop", "A", "A", new_scope="both")
+    with pytest.raises(KeyClashError, match="shop already has A for runtime"):
+        await store.rename_variable("shop", "B", "A")
+    assert store.intent is before
+    intent = await store.rename_variable("shop", "B", "B", new_scope="both")
+    assert intent.env["shop"][-1] == Variable("B", "3", "both")
+
+
+async def test_values_that_containers_may_still_have_are_known_by_their_hashes(store: Store) -> None:
+    """However a value ends at run time: replaced, unset, renamed, only for builds now, or gone with its connection."""
+    await store.set_variables("shop", [Variable(key, "old", "both") for key in ("A", "B", "C", "D")])
+    await store.set_variables("shop", [Variable("ONLY_BUILD", "1", "build")])
+    await store.add_connection(SHOP, "shop", BROUGHT)
+    assert store.intent.retired == {}
+    await store.set_variables("shop", [Variable("A", "new", "both")])
+    await store.unset_variable("shop", "B")
+    await store.rename_variable("shop", "C", "CC")
+    await store.rename_variable("shop", "D", "D", new_scope="build")
+    await store.unset_variable("shop", "ONLY_BUILD")
+    intent = await store.remove_connection(SHOP, keep_variables=False)
+    assert intent.retired == {"shop": retired(*(Variable(key, "old") for key in ("A", "B", "C", "D")), *BROUGHT)}
+
+
+async def test_a_connection_that_is_taken_back_leaves_everything_as_it_was(store: Store) -> None:
+    """Variables that stayed from an earlier one too, and what is known of values before."""
+    await store.add_connection(SHOP, "shop", [replace(v, scope="build") for v in BROUGHT])
+    await store.remove_connection(SHOP, keep_variables=True)
+    await store.set_variables("shop", [Variable(BROUGHT[0].key, BROUGHT[0].value)])
+    before = await store.unset_variable("shop", BROUGHT[0].key, "runtime")
+    await store.add_connection(SHOP, "shop", BROUGHT)
+    assert await store.take_back_connection(SHOP, "shop", BROUGHT) == before
+    await store.add_connection(SHOP, "shop", BROUGHT)
+    changed = await store.set_variables("shop", [Variable("DB_HOST", "other")])
+    await store.take_back_connection(SHOP, "shop", BROUGHT)
+    assert store.intent.env["shop"] == tuple(v for v in changed.env["shop"] if v != BROUGHT[1])
+
+
+async def test_only_the_last_values_of_a_key_are_known(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variables, "RETIRED_KEPT", 2)
+    await store.set_variables("shop", [Variable("A", "0")])
+    for number in range(1, 5):
+        await store.set_variables("shop", [Variable("A", str(number)), Variable("B", str(number))])
+    last = [Variable(key, value) for key in ("A", "B") for value in ("2", "3")]
+    assert store.intent.retired == {"shop": retired(*last)}
 
 
 async def test_a_connection_takes_its_variables_with_it_from_both_ends(store: Store) -> None:
@@ -150,7 +251,11 @@ async def test_a_connection_takes_its_variables_with_it_from_both_ends(store: St
     await store.set_variables("web", others)
     await store.set_variables("api", [Variable("WEB_HOST", "web.internal", source="connection:web")])
     intent = await store.remove_connection(pair, keep_variables=False)
-    assert intent == Intent(env={"web": tuple(others)})
+    gone = {
+        "api": retired(Variable("WEB_HOST", "web.internal")),
+        "web": retired(Variable("API_HOST", "api.internal")),
+    }
+    assert intent == Intent(env={"web": tuple(others)}, retired=gone)
 
 
 async def test_variables_stay_where_that_is_chosen(store: Store) -> None:
@@ -177,8 +282,9 @@ async def test_text_that_is_no_unicode_is_refused(store: Store) -> None:
 
 
 async def test_a_purge_forgets_everything_but_the_audit_trail(store: Store) -> None:
-    await store.add_connection(SHOP, "shop", BROUGHT)
-    await store.set_external("shop-db", External(Gate(30001), enabled=True))
+    await fill(store)
+    empty = Intent()
+    assert not [f.name for f in dataclasses.fields(Intent) if getattr(store.intent, f.name) == getattr(empty, f.name)]
     await store.append_audit(entry(1))
     assert await store.purge() == Intent()
     assert await store.audit(9) == (entry(1),)
@@ -192,7 +298,7 @@ async def test_a_removed_password_is_not_left_in_the_file(store: Store, tmp_path
 
 
 async def test_the_audit_trail_is_newest_first_and_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "AUDIT_KEPT", 3)
+    monkeypatch.setattr(audit, "AUDIT_KEPT", 3)
     for number in range(5):
         await store.append_audit(entry(number))
     assert await store.audit(10) == (entry(4), entry(3), entry(2))
@@ -238,6 +344,184 @@ async def test_a_mode_that_cannot_be_stored_leaves_the_options_alone(store: Stor
     with pytest.raises(StoreError, match="nothing was changed"):
         await store.set_app("shop", "asleep", {"hsts": "2d"})
     assert store.intent == before
+
+
+# --- what Sidegate runs
+
+
+async def test_a_deployment_comes_with_all_that_was_said_with_it(store: Store, tmp_path: Path) -> None:
+    await store.set_variables("shop", [Variable("A", "1"), Variable("B", "1")])
+    await store.set_deployment(
+        "shop",
+        FIRST,
+        port=8080,
+        domains=("b.example", "a.example", "b.example"),
+        options={"health": "/up"},
+        variables=[Variable("A", "2"), Variable("C", "3", "build")],
+        rollout=Rollout(7.25),
+    )
+    expected = Intent(
+        env={"shop": (Variable("B", "1"), Variable("A", "2"), Variable("C", "3", "build"))},
+        options={"shop": {"health": "/up"}},
+        deployments={"shop": FIRST},
+        ports={"shop": 8080},
+        domains={"shop": ("b.example", "a.example")},
+        retired={"shop": retired(Variable("A", "1"))},
+        rollouts={"shop": Rollout(7.25)},
+    )
+    assert store.intent == expected
+    intent = await store.set_deployment("shop", SECOND, options={"health": None})
+    assert intent == replace(expected, deployments={"shop": SECOND}, options={})
+    assert (await store.set_deployment("shop", None)).deployments == {}
+    await store.close()
+    assert await reopened(tmp_path) == store.intent
+
+
+async def test_a_deployment_whose_variables_clash_changes_nothing(store: Store) -> None:
+    before = await store.set_variables("shop", [Variable("A", "1", "both")])
+    with pytest.raises(KeyClashError, match="shop already has A for both"):
+        await store.set_deployment("shop", FIRST, port=8080, variables=[Variable("A", "2")], rollout=Rollout(1.0))
+    assert store.intent is before
+    with pytest.raises(StoreError, match="nothing was changed"):
+        await store.set_deployment("shop", FIRST, domains=("a.example",), port=0)
+    assert store.intent is before
+
+
+async def test_a_port_and_domains_are_set_and_unset(store: Store) -> None:
+    await store.set_port("shop", 8080)
+    await store.set_domains("shop", ("a.example", "b.example"))
+    intent = await store.set_domains("shop", ("c.example", "a.example"))
+    assert (intent.ports, intent.domains) == ({"shop": 8080}, {"shop": ("c.example", "a.example")})
+    await store.set_port("shop", None)
+    assert await store.set_domains("shop", ()) == Intent()
+
+
+async def test_a_rollout_that_fails_brings_back_what_was_there(store: Store, tmp_path: Path) -> None:
+    rollout = Rollout(1.5, before=FIRST, port_before=8080)
+    await store.set_deployment("shop", FIRST, port=8080)
+    before = store.intent
+    await store.set_deployment("shop", SECOND, port=9090, rollout=rollout)
+    await store.close()
+    store = await Store.open(tmp_path)
+    assert store.intent.rollouts == {"shop": rollout}
+    assert await store.end_rollout("shop", restore=True) == before
+    with pytest.raises(NotFoundError, match="no containers of shop are being replaced"):
+        await store.end_rollout("shop", restore=True)
+    await store.close()
+
+
+async def test_a_rollout_of_what_was_not_deployed_before_leaves_nothing_behind(store: Store) -> None:
+    await store.set_deployment("shop", FIRST, port=8080, rollout=Rollout(1.5))
+    assert await store.end_rollout("shop", restore=True) == Intent()
+
+
+async def test_a_rollout_that_is_done_leaves_what_was_asked_for(store: Store) -> None:
+    await store.begin_rollout("shop", Rollout(1.0, before=SECOND, port_before=1))
+    await store.begin_rollout("shop", Rollout(2.0))
+    assert store.intent.rollouts == {"shop": Rollout(2.0)}
+    await store.set_deployment("shop", SECOND, port=9090)
+    assert await store.end_rollout("shop", restore=False) == Intent(deployments={"shop": SECOND}, ports={"shop": 9090})
+
+
+async def test_a_forgotten_app_leaves_nothing_but_the_other_ends(store: Store) -> None:
+    await fill(store)
+    await store.add_connection(Pair.of("shop", "web"), "web", [Variable("SHOP_HOST", "s", source="connection:shop")])
+    await store.set_variables("web", [Variable("OWN", "1")])
+    intent = await store.forget_app("shop")
+    assert intent == Intent(
+        externals=store.intent.externals,
+        databases={"shop-db": DatabaseDetails("u", "p", "s", "r")},
+        env={"web": (Variable("OWN", "1"),)},
+        retired={"web": retired(Variable("SHOP_HOST", "s"))},
+        passwords=store.intent.passwords,
+        own_databases=store.intent.own_databases,
+    )
+
+
+# --- databases and their passwords
+
+
+async def test_a_password_is_kept_apart_until_the_engine_has_it(store: Store, tmp_path: Path) -> None:
+    await store.set_database_details("shop-db", DatabaseDetails("u", "old", "s", "r"))
+    await store.add_connection(SHOP, "shop", BROUGHT)
+    change = PasswordChange("new", update_env=True, disconnect=True, began=3.5)
+    await store.begin_password("shop-db", replace(change, password="first"))
+    await store.begin_password("shop-db", change)
+    await store.close()
+    store = await Store.open(tmp_path)
+    assert store.intent.passwords == {"shop-db": change}
+    assert store.intent.databases["shop-db"].password == "old"
+    new = replace(BROUGHT[1], value="new")
+    intent = await store.end_password("shop-db", DatabaseDetails("u", "new", "s", "new"), {"shop": [new]})
+    assert intent == Intent(
+        connections=frozenset({SHOP}),
+        databases={"shop-db": DatabaseDetails("u", "new", "s", "new")},
+        env={"shop": (BROUGHT[0], new)},
+        retired={"shop": retired(BROUGHT[1])},
+    )
+    with pytest.raises(NotFoundError, match="no change of shop-db's password is under way"):
+        await store.end_password("shop-db", None)
+    await store.close()
+
+
+async def test_a_password_that_was_taken_back_changes_nothing(store: Store, tmp_path: Path) -> None:
+    before = await store.set_database_details("shop-db", DatabaseDetails("u", "old", "s", "r"))
+    await store.begin_password("shop-db", PasswordChange("correct-horse"))
+    assert await store.end_password("shop-db", None, {"shop": [Variable("A", "1")]}) == before
+    await store.close()
+    assert b"correct-horse" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+async def test_variables_that_clash_leave_a_password_under_way(store: Store) -> None:
+    await store.set_variables("shop", [Variable("A", "1", "both")])
+    before = await store.begin_password("shop-db", PasswordChange("new"))
+    with pytest.raises(KeyClashError):
+        await store.end_password("shop-db", DatabaseDetails(password="new"), {"shop": [Variable("A", "2")]})
+    assert store.intent is before
+
+
+async def test_a_forgotten_database_leaves_nothing_but_the_other_ends(store: Store) -> None:
+    await store.set_external("blog-db", External(Gate(30002), enabled=True))
+    other = store.intent.externals
+    await fill(store)
+    intent = await store.forget_database("shop-db")
+    assert (intent.connections, intent.externals, intent.databases, intent.env) == (frozenset(), other, {}, {})
+    assert (intent.passwords, intent.own_databases) == ({}, {})
+    assert intent.deployments == {"shop": FIRST}
+    assert retired(*BROUGHT) < intent.retired["shop"]
+    await store.set_own_database("blog-db", OwnDatabase("postgres", "postgres:17", "v"))
+    assert (await store.set_own_database("blog-db", None)).own_databases == {}
+
+
+# --- files of earlier schemas
+
+
+async def test_a_file_of_the_third_schema_keeps_all_that_it_holds(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "sidegate.db", isolation_level=None)) as db:
+        db.executescript(f"BEGIN; {'; '.join(MIGRATIONS[:3])}; PRAGMA user_version = 3; COMMIT")
+        db.execute("INSERT INTO connections VALUES ('shop', 'shop-db')")
+        db.execute("INSERT INTO databases VALUES ('shop-db', 'u', 'p', 's', 'r')")
+        db.execute("INSERT INTO externals (database, port, enabled, idle_off) VALUES ('shop-db', 30001, 1, 1800)")
+        db.execute("INSERT INTO external_entries VALUES (1, 'shop-db', 'allow', '10.0.0.0/8', 'the office')")
+        db.execute("INSERT INTO variables VALUES (1, 'shop', 'A', '1', 'both', 'connection:shop-db', 1)")
+        db.execute("INSERT INTO claims VALUES ('shop.example', 'shop')")
+        db.execute("INSERT INTO modes VALUES ('shop', 'paused')")
+        db.execute("INSERT INTO options VALUES ('shop', 'https', 'redirect')")
+    store = await Store.open(tmp_path)
+    kept = Intent(
+        connections=frozenset({SHOP}),
+        externals={"shop-db": External(Gate(30001, (Entry("10.0.0.0/8", "the office"),)), True, idle_off=1800)},
+        databases={"shop-db": DatabaseDetails("u", "p", "s", "r")},
+        env={"shop": (Variable("A", "1", "both", "connection:shop-db", secret=True),)},
+        claims={"shop.example": "shop"},
+        modes={"shop": "paused"},
+        options={"shop": {"https": "redirect"}},
+    )
+    assert store.intent == kept
+    deployed = await store.set_deployment("shop", FIRST, port=8080)
+    assert deployed == replace(kept, deployments={"shop": FIRST}, ports={"shop": 8080})
+    await store.close()
+    assert await reopened(tmp_path) == deployed
 
 
 async def test_a_file_of_the_first_schema_is_brought_up_to_date_with_all_that_it_holds(tmp_path: Path) -> None:
@@ -330,10 +614,10 @@ async def test_a_migration_that_fails_leaves_the_old_schema(
     await store.add_connection(SHOP, "shop")
     await store.close()
     broken = (*MIGRATIONS, "DROP TABLE claims; SELECT nonsense")
-    monkeypatch.setattr(store_module, "MIGRATIONS", broken)
+    monkeypatch.setattr(file, "MIGRATIONS", broken)
     with pytest.raises(StoreError, match="cannot be opened: no such column: nonsense"):
         await Store.open(tmp_path)
-    monkeypatch.setattr(store_module, "MIGRATIONS", (*MIGRATIONS, "CREATE TABLE more (a)"))
+    monkeypatch.setattr(file, "MIGRATIONS", (*MIGRATIONS, "CREATE TABLE more (a)"))
     assert (await reopened(tmp_path)).connections == {SHOP}
     assert (await reopened(tmp_path)).connections == {SHOP}
 
@@ -438,7 +722,7 @@ async def test_another_writer_is_waited_for_and_then_named(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.close()
-    monkeypatch.setattr(store_module, "LOCKED_SECONDS", 0.01)
+    monkeypatch.setattr(file, "LOCKED_SECONDS", 0.01)
     store = await Store.open(tmp_path)
     with closing(sqlite3.connect(tmp_path / "sidegate.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

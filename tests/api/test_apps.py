@@ -90,13 +90,13 @@ async def test_secret_values_are_hidden_unless_they_are_to_be_revealed(daemon: M
     daemon.database("shop-db")
     await daemon.settled()
     await daemon.connect("shop", "shop-db", env=True)
-    listed = {v.key: v for v in await daemon.commands.env.ls("shop")}
+    listed = {v.key: v for v in (await daemon.commands.env.ls("shop")).variables}
     assert listed["DB_HOST"].value == "shop-db.internal"
     assert listed["DB_PASSWORD"].value is None
     assert listed["DB_CONNECTION_URL"].value is None
-    revealed = {v.key: v.value for v in await daemon.commands.env.ls("shop", reveal=True)}
+    revealed = {v.key: v.value for v in (await daemon.commands.env.ls("shop", reveal=True)).variables}
     assert revealed["DB_PASSWORD"] == PASSWORD
-    assert await daemon.commands.env.ls("shop", scope="build") == []
+    assert (await daemon.commands.env.ls("shop", scope="build")).variables == []
 
 
 async def test_an_export_has_the_stages_variables_and_the_port(daemon: MemoryDaemon) -> None:
@@ -124,7 +124,7 @@ async def test_exports_that_make_no_sense_are_refused(daemon: MemoryDaemon) -> N
     daemon.database("shop-db")
     await daemon.settled()
     await daemon.connect("shop", "shop-db", env=True)
-    with pytest.raises(InvalidInputError, match="dotenv, shell, json or docker"):
+    with pytest.raises(InvalidInputError, match="dotenv, shell, json, docker or build-args"):
         await daemon.commands.env.export("shop", "yaml")
     with pytest.raises(InvalidInputError, match="build or runtime"):
         await daemon.commands.env.export("shop", "json", "both")

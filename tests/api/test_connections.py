@@ -73,7 +73,8 @@ async def test_env_adds_the_databases_own_values_and_marks_where_they_came_from(
     assert {v.source for v in stored.values()} == {"connection:shop-db"}
     assert {v.scope for v in stored.values()} == {"both"}
     assert any("a build cannot reach shop-db.internal" in note for note in done.notes)
-    assert any("(shop-1) have their old environment" in note and done.start_command in note for note in done.notes)
+    assert any("out of date: shop-1 (DB_CONNECTION_URL, " in note for note in done.notes)
+    assert any("`sidegate app redeploy shop`" in note for note in done.notes)
 
 
 async def test_without_env_nothing_is_added(shop: MemoryDaemon) -> None:
@@ -218,7 +219,7 @@ async def test_a_login_that_is_not_known_is_not_guessed(daemon: MemoryDaemon) ->
 async def test_keys_that_the_app_has_are_listed_and_nothing_is_added(shop: MemoryDaemon) -> None:
     shop.database("other-db")
     await shop.connect("shop", "shop-db", env=True, renames={"DB_HOST": "MYSQL_HOST"})
-    words = ("DB_NAME", "DB_PASSWORD", "nothing was added", "--rename")
+    words = ("DB_NAME", "DB_PASSWORD", "nothing was changed", "--rename")
     text = await refused(shop, KeyClashError, *words, app="shop", target="other-db", env=True)
     assert "DB_HOST" not in text
     await shop.connect("shop", "other-db", env=True, scope="build")

@@ -278,7 +278,7 @@ async def test_status_says_it_all(node: MemoryDaemon) -> None:
     assert status.ready
     assert not status.degraded
     assert (status.engine.connected, status.engine.version, status.engine.fault) == (True, "20.10.24", None)
-    assert status.counts == schemas.CountsView(apps=1, databases=1, connections=1, external_on=1)
+    assert status.counts == schemas.CountsView(apps=1, databases=1, connections=1, external_on=1, stale=0)
     assert [w.state for w in status.workers] == ["serving"]
     assert status.pool == schemas.PoolView(cidr="10.213.0.0/16", in_use=2, total=2048)
     assert status.last_pass.finished is not None

@@ -1,5 +1,6 @@
 import io
 import json
+import shlex
 import subprocess
 
 import pytest
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from sidegate.core.database_engines import DATABASE_ENGINES
 from sidegate.core.env import (
     app_variables,
+    check_clashes,
     check_key,
+    check_not_port,
     check_value,
     clashes,
     database_variables,
@@ -21,7 +24,7 @@ from sidegate.core.env import (
     select,
 )
 from sidegate.core.model import DatabaseDetails, Variable
-from sidegate.errors import InvalidInputError, RefusedError
+from sidegate.errors import InvalidInputError, KeyClashError, RefusedError
 
 VALUES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 NASTY = "a,b'c\"d$e${F}`g`\\n\n\r\t#h é\u2028\\"
@@ -103,6 +106,33 @@ def test_a_nul_character_is_no_value() -> None:
         check_value("KEY", "a\0b")
 
 
+def test_no_value_is_longer_than_a_process_can_be_given() -> None:
+    """execve(2): MAX_ARG_STRLEN; a real process is given the longest."""
+    longest = "é" * ((131_071 - len("KEY=")) // 2)
+    done = subprocess.run(["/usr/bin/env"], env={"KEY": check_value("KEY", longest)}, capture_output=True, check=True)
+    assert done.stdout.decode() == f"KEY={longest}\n"
+    with pytest.raises(InvalidInputError, match="KEY and its value are longer than 128 KiB"):
+        check_value("KEY", longest + "é")
+    with pytest.raises(OSError, match="Argument list too long"):
+        subprocess.run(["/usr/bin/env"], env={"KEY": longest + "é"}, capture_output=True, check=True)
+
+
+def test_clashes_are_listed_with_their_scopes_and_what_to_do() -> None:
+    present = [Variable("A", "1", "build"), Variable("A", "1", "runtime"), Variable("B", "2", "both")]
+    with pytest.raises(KeyClashError) as caught:
+        check_clashes("shop", present, [Variable("A", "x"), Variable("B", "x"), Variable("C", "x")], "unset them")
+    assert str(caught.value) == "shop already has A for runtime, B for both: nothing was changed; unset them"
+    check_clashes("shop", present, [Variable("C", "x", "build"), Variable("C", "x")])
+
+
+def test_the_port_of_containers_is_no_variable() -> None:
+    """R29."""
+    check_not_port("shop", [Variable("PORT", "1", "build"), Variable("APP_PORT", "1")])
+    for scope in ("runtime", "both"):
+        with pytest.raises(RefusedError, match="`sidegate app port shop NUMBER`"):
+            check_not_port("shop", [Variable("PORT", "1", scope)])
+
+
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
     [("build", "runtime", False), ("runtime", "build", False), ("both", "build", True), ("runtime", "runtime", True)],
@@ -158,6 +188,22 @@ def test_json_reads_back_exactly(value: str) -> None:
     assert json.loads(export({"KEY": value}, "json")) == {"KEY": value}
 
 
+@given(st.dictionaries(st.sampled_from("ABCDEF"), VALUES, min_size=1))
+@example({"A": NASTY, "B": "", "C": " x ", "D": "'", "E": "''"})
+@settings(deadline=None, max_examples=25)
+def test_build_arguments_are_words_for_a_shell(values: dict[str, str]) -> None:
+    text = export(values, "build-args")
+    words = [word for key, value in values.items() for word in ("--build-arg", f"{key}={value}")]
+    assert shlex.split(text) == words
+    script = "eval \"printf '%s\\\\0' $1\""
+    done = subprocess.run(["/bin/sh", "-c", script, "sh", text], capture_output=True, check=True)
+    assert done.stdout.decode().split("\0")[:-1] == words
+
+
+def test_no_build_arguments_are_no_words() -> None:
+    assert export({}, "build-args") == ""
+
+
 def test_docker_takes_values_raw() -> None:
     assert export({"A": "b c'd\"e$f#", "G": ""}, "docker") == "A=b c'd\"e$f#\nG=\n"
 
@@ -169,5 +215,5 @@ def test_docker_refuses_by_name_what_an_env_file_cannot_carry(value: str) -> Non
 
 
 def test_an_unknown_format_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InvalidInputError, match="dotenv, shell, json or docker"):
+    with pytest.raises(InvalidInputError, match="dotenv, shell, json, docker or build-args"):
         export({}, "yaml")

@@ -1,15 +1,16 @@
-"""The verbs of apps: ls, show, what changes how they are served, and their variables: env ls, env export."""
+"""The verbs of apps: ls, show, and what changes how they are served."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidegate.api import schemas
 from sidegate.api.names import require_app
+from sidegate.api.stale import stale_containers, stale_note
 from sidegate.api.world import World
+from sidegate.core.deployments import outdated, own_containers, revision
 from sidegate.core.desired import given_options
-from sidegate.core.env import check_scope, export, select
-from sidegate.core.labels import APP, DEFAULT_APP_PORT, INSTANCE, App
-from sidegate.core.model import DEFAULT_INSTANCE, Container, Rules
+from sidegate.core.labels import APP, INSTANCE, App
+from sidegate.core.model import DEFAULT_INSTANCE, Container, Deployment, Rules
 from sidegate.core.options import OPTIONS, check_options
 from sidegate.core.plan import PublishRoutes
 from sidegate.core.routes import MAINTENANCE, PAUSED, SERVING, AppRoute
@@ -28,11 +29,11 @@ class AppVerbs:
     async def ls(self) -> list[schemas.AppView]:
         """Every app, those without containers included."""
         await self.world.seen()
-        return [self._view(name) for name in sorted(self.world.apps)]
+        return [self.view(name) for name in sorted(self.world.apps)]
 
     async def show(self, name: str) -> schemas.AppView:
         """One app with its replicas. Raises NotFoundError."""
-        return self._view(await require_app(self.world, name))
+        return self.view(await require_app(self.world, name))
 
     async def change(self, name: str, asked: schemas.AppRequest) -> schemas.AppView:
         """Set the mode and options; returns once every worker goes by them. They outlive restarts.
@@ -57,7 +58,7 @@ class AppVerbs:
                     await self.world.store.set_app(name, before[0], before[1])
             self.world.loop.wake()
             raise failure
-        return self._view(name, _notes(name, before[0], asked))
+        return self.view(name, _notes(name, before[0], asked))
 
     def _check(self, name: str, asked: schemas.AppRequest) -> None:
         if asked.mode is None and not asked.options:
@@ -72,10 +73,13 @@ class AppVerbs:
         kept = intent.options.get(name, {})
         return intent.modes.get(name, SERVING), {option: kept.get(option) for option in options}
 
-    def _view(self, name: str, notes: list[str] | None = None) -> schemas.AppView:
+    def view(self, name: str, notes: list[str] | None = None) -> schemas.AppView:
+        """An app as it is now, with what there is to say of it."""
         world, app, route = self.world, self._app(name), self._route(name)
         desired = world.loop.last.desired
         addresses = {upstream.replica: upstream.address for upstream in route.upstreams}
+        stale = stale_containers(world, name)
+        deployment = world.intent.deployments.get(name)
         return schemas.AppView(
             name=name,
             replicas=[
@@ -98,7 +102,13 @@ class AppVerbs:
             problems=world.problems(name),
             mode=world.intent.modes.get(name, SERVING),
             options=self._options(name),
-            notes=notes or [],
+            stale=stale,
+            outdated=[c.name for c in own_containers(app) if outdated(c, deployment)],
+            port=world.intent.ports.get(name),
+            deployment=_deployment(deployment),
+            strategy=app.strategy,
+            rollout=(world.rollouts.under_way(name) or None) if world.rollouts else None,
+            notes=[*(notes or []), *stale_note(name, stale)],
         )
 
     def _options(self, name: str) -> list[schemas.OptionView]:
@@ -134,40 +144,16 @@ class AppVerbs:
         return [_url(scheme, port, host) for host in hosts for scheme, port in ports.items()]
 
 
-@dataclass(frozen=True, slots=True)
-class EnvVerbs:
-    """An app's variables as the store has them."""
-
-    world: World
-
-    async def ls(self, app: str, *, scope: str | None = None, reveal: bool = False) -> list[schemas.VariableView]:
-        """The variables by key; secret values only with `reveal`. Raises NotFoundError, InvalidInputError."""
-        await require_app(self.world, app)
-        variables = self.world.intent.env.get(app, ())
-        if scope is not None:
-            variables = select(variables, scope)
-        return [
-            schemas.VariableView(
-                key=v.key,
-                value=v.value if reveal or not v.secret else None,
-                scope=v.scope,
-                source=v.source,
-                secret=v.secret,
-            )
-            for v in sorted(variables, key=lambda v: (v.key, v.scope))
-        ]
-
-    async def export(self, app: str, form: str, scope: str | None = None) -> str:
-        """The environment of a build or (by default) of a running container, `PORT` included, as text.
-
-        Raises NotFoundError, InvalidInputError, and RefusedError for a value that the format cannot carry.
-        """
-        check_scope(scope or "runtime", ("build", "runtime"))
-        await require_app(self.world, app)
-        values = {v.key: v.value for v in select(self.world.intent.env.get(app, ()), scope or "runtime")}
-        replicas = self.world.discovery.apps.get(app, App(app)).replicas
-        values.setdefault("PORT", str(replicas[0].port if replicas else DEFAULT_APP_PORT))
-        return export(values, form)
+def _deployment(deployment: Deployment | None) -> schemas.DeploymentView | None:
+    if deployment is None:
+        return None
+    return schemas.DeploymentView(
+        image=deployment.image,
+        image_id=deployment.image_id,
+        replicas=deployment.replicas,
+        command=list(deployment.command),
+        revision=revision(deployment),
+    )
 
 
 def _url(scheme: str, port: int, domain: str) -> str:

@@ -3,13 +3,15 @@
 Never imports the server's side. Problem documents come out as the errors that the daemon raised.
 """
 
+import contextlib
 import grp
 import http.client
 import pwd
+import select
 import socket
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -25,6 +27,8 @@ DEFAULT_PATH = Path("/run/sidegate/control.sock")
 RETRY_SECONDS = 0.01
 SOCKET_NAME = "control.sock"
 PROBLEM_TYPE = "application/problem+json"
+NDJSON = "application/x-ndjson"
+JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,26 @@ class Reply(Generic[T]):
 
     body: bytes
     value: T
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A body in pieces, read as the daemon takes them."""
+
+    content_type: str
+    pieces: Iterable[bytes]
+
+
+class _Line(msgspec.Struct):
+    """A line of an answer that streams; nothing in it: still at it."""
+
+    progress: str | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    problem: ProblemDocument | None = None
+
+
+class _AnsweredError(Exception):
+    """The daemon answered before it had the whole request."""
 
 
 def find_socket(given: str | None, environ: Mapping[str, str]) -> Path:
@@ -72,26 +96,66 @@ class Client:
         body: msgspec.Struct | None = None,
     ) -> Reply[T]:
         """One call (`result` bytes: the answer as it came). Raises DaemonUnreachableError, and what the daemon did."""
-        payload = self._exchange(method, path, query or {}, body)
-        if result is bytes:
-            return Reply(payload, payload)  # type: ignore[arg-type]
-        try:
-            return Reply(payload, msgspec.json.decode(payload, type=result))
-        except msgspec.MsgspecError as error:
-            raise SidegateError(f"the daemon's answer is not understood ({error}): is it of another version?") from None
+        target, content = _target(path, query), None if body is None else _without_nulls(body)
+        with self._exchange() as connection:
+            connection.request(method, target, content, {"Content-Type": JSON} if content else {})
+            response = connection.getresponse()
+            payload = response.read()
+        if response.status >= 400:
+            raise _raised(response.status, response.headers.get_content_type(), payload)
+        return _reply(payload, result)
 
-    def _exchange(self, method: str, path: str, query: Mapping[str, str], body: msgspec.Struct | None) -> bytes:
+    def stream(
+        self,
+        method: str,
+        path: str,
+        result: type[T],
+        on_progress: Callable[[str], None],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: msgspec.Struct | None = None,
+        upload: Upload | None = None,
+    ) -> Reply[T]:
+        """A call that tells how it gets on; the daemon shows signs of life, so `seconds` bounds its silence only.
+
+        `upload` goes instead of a body. Raises as `call` does.
+        """
+        headers, content = {"Accept": NDJSON}, None if body is None else _without_nulls(body)
+        if upload is not None:
+            headers |= {"Content-Type": upload.content_type, "Transfer-Encoding": "chunked"}
+        elif content:
+            headers["Content-Type"] = JSON
+        with self._exchange() as connection:
+            # A daemon that refuses answers before it has everything.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, _AnsweredError):
+                pieces = content if upload is None else connection.until_answered(upload.pieces)
+                connection.request(method, _target(path, query), pieces, headers, encode_chunked=upload is not None)
+            response = connection.getresponse()
+            if response.headers.get_content_type() != NDJSON:
+                payload = response.read()
+                if response.status >= 400:
+                    raise _raised(response.status, response.headers.get_content_type(), payload)
+                return _reply(payload, result)
+            while line := response.readline():
+                told = _reply(line, _Line).value
+                if told.problem is not None:
+                    raise _error(told.problem)
+                if told.result:
+                    return _reply(bytes(told.result), result)
+                if told.progress is not None:
+                    on_progress(told.progress)
+        raise DaemonUnreachableError(f"the daemon on {self.path} ended before it was done: see `sidegate status`")
+
+    @contextlib.contextmanager
+    def _exchange(self) -> Iterator["_UnixConnection"]:
+        """A connection for one call. What goes wrong on it comes out as DaemonUnreachableError."""
         connection = _UnixConnection(self.path, self.seconds)
-        target = path + ("?" + urllib.parse.urlencode(query) if query else "")
         try:
             connection.connect()
         except OSError as error:
             raise self._unreachable(error) from None
         try:
-            content = None if body is None else _without_nulls(body)
-            connection.request(method, target, content, {"Content-Type": "application/json"} if content else {})
-            response = connection.getresponse()
-            payload = response.read()
+            yield connection
         except TimeoutError:
             raise DaemonUnreachableError(
                 f"the daemon on {self.path} did not answer within {self.seconds:g} s: it may still do what was asked; "
@@ -101,9 +165,6 @@ class Client:
             raise DaemonUnreachableError(f"the daemon on {self.path} ended before it answered ({error})") from None
         finally:
             connection.close()
-        if response.status >= 400:
-            raise _raised(response.status, response.headers.get_content_type(), payload)
-        return payload
 
     def _unreachable(self, error: OSError) -> DaemonUnreachableError:
         if isinstance(error, BlockingIOError):
@@ -136,6 +197,13 @@ class _UnixConnection(http.client.HTTPConnection):
             raise
         self.sock = sock
 
+    def until_answered(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """`pieces`, until the daemon has something to say. Raises _AnsweredError then."""
+        for piece in pieces:
+            if select.select([self.sock], [], [], 0)[0]:
+                raise _AnsweredError
+            yield piece
+
     def _connect(self, sock: socket.socket) -> None:
         """With the daemon's queue full the kernel answers EAGAIN at once (unix(7)): try again until the deadline."""
         deadline = time.monotonic() + (self.timeout or 0)
@@ -146,6 +214,19 @@ class _UnixConnection(http.client.HTTPConnection):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(RETRY_SECONDS)
+
+
+def _target(path: str, query: Mapping[str, str] | None) -> str:
+    return path + ("?" + urllib.parse.urlencode(query) if query else "")
+
+
+def _reply(payload: bytes, result: type[T]) -> Reply[T]:
+    if result is bytes:
+        return Reply(payload, payload)  # type: ignore[arg-type]
+    try:
+        return Reply(payload, msgspec.json.decode(payload, type=result))
+    except msgspec.MsgspecError as error:
+        raise SidegateError(f"the daemon's answer is not understood ({error}): is it of another version?") from None
 
 
 def quote(*parts: str) -> str:
@@ -161,7 +242,7 @@ def _without_nulls(body: msgspec.Struct) -> bytes:
 
 
 def _raised(status: int, content_type: str, payload: bytes) -> SidegateError:
-    """The error that a problem document stands for: same class, same exit status, same sentence."""
+    """The error that an answer stands for."""
     foreign = SidegateError(f"the daemon answered {status}: {payload[:200].decode(errors='replace')}")
     if content_type != PROBLEM_TYPE:
         return foreign
@@ -169,6 +250,11 @@ def _raised(status: int, content_type: str, payload: bytes) -> SidegateError:
         problem = msgspec.json.decode(payload, type=ProblemDocument)
     except msgspec.MsgspecError:
         return foreign
+    return _error(problem)
+
+
+def _error(problem: ProblemDocument) -> SidegateError:
+    """The error that the daemon raised: same class, same exit status, same sentence."""
     kind = _kinds(SidegateError).get(problem.code, SidegateError)
     error = kind.__new__(kind)  # past __init__, which in some classes words the message itself
     Exception.__init__(error, problem.detail)

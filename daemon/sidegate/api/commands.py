@@ -1,11 +1,17 @@
 """Every verb, implemented once. The control API, the command line behind it and later the page are doors to this."""
 
-from sidegate.api.apps import AppVerbs, EnvVerbs
+from sidegate.api.apps import AppVerbs
+from sidegate.api.builds import BuildVerbs
 from sidegate.api.certificates import CertificateVerbs
 from sidegate.api.connections import ConnectionVerbs
 from sidegate.api.databases import DatabaseVerbs
+from sidegate.api.deployments import DeploymentVerbs
 from sidegate.api.external import ExternalVerbs
+from sidegate.api.logs import LogVerbs
 from sidegate.api.node import NodeVerbs
+from sidegate.api.own_databases import OwnDatabaseVerbs
+from sidegate.api.passwords import PasswordVerbs
+from sidegate.api.variables import EnvVerbs
 from sidegate.api.world import World
 
 
@@ -19,8 +25,13 @@ class Commands:
         self.world = world
         self.node = NodeVerbs(world, world.clock())
         self.apps = AppVerbs(world)
+        self.deployments = DeploymentVerbs(world, self.apps)
+        self.logs = LogVerbs(world)
         self.env = EnvVerbs(world)
+        self.builds = BuildVerbs(world)
         self.externals = ExternalVerbs(world)
         self.databases = DatabaseVerbs(world, self.externals)
+        self.passwords = PasswordVerbs(world, self.deployments.redeploy)
+        self.own_databases = OwnDatabaseVerbs(world, self.passwords)
         self.certificates = CertificateVerbs(world)
         self.connections = ConnectionVerbs(world)

@@ -5,12 +5,21 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from sidegate.api import schemas
-from sidegate.api.apps import running, start_command
+from sidegate.api.apps import start_command
 from sidegate.api.logins import known_login, unknown_parts
 from sidegate.api.names import listed, look_again, near, not_found
+from sidegate.api.stale import stale_containers, stale_note
 from sidegate.api.world import Pass, World
 from sidegate.core.desired import join_fault, pair_network
-from sidegate.core.env import app_variables, check_scope, clashes, database_variables, rename
+from sidegate.core.env import (
+    app_variables,
+    check_clashes,
+    check_not_port,
+    check_scope,
+    clashes,
+    database_variables,
+    rename,
+)
 from sidegate.core.model import Container, DatabaseDetails, Pair, Variable, check_name
 from sidegate.core.plan import KillSessions, NetworkAction, PortAction, network_chain
 from sidegate.core.reconcile import pool_exhausted
@@ -20,7 +29,6 @@ from sidegate.errors import (
     EngineError,
     EngineUnavailableError,
     InvalidInputError,
-    KeyClashError,
     NotFoundError,
     PoolExhaustedError,
     RefusedError,
@@ -62,7 +70,7 @@ class ConnectionVerbs:
             self._check_new(pair, app, variables)
             self._check_room(pair)
             await self.world.store.add_connection(pair, app, variables)
-        await self._settle_up(pair, keep_variables=not variables)
+        await self._settle_up(pair, app, variables)
         if target in self.world.databases and target not in self.world.intent.databases:
             async with self.world.writing:  # so that it is still listed, as absent, when its container is gone
                 if target not in self.world.intent.databases:
@@ -84,7 +92,7 @@ class ConnectionVerbs:
                 )
             network = pair_network(pair, self.world.loop.rules)
             detached = sorted(c.name for c in self.world.state.containers if c.endpoint(network))
-            added = self._added_by(pair)
+            added = sorted({key for keys in self._brought(pair).values() for key in keys})
             await self.world.store.remove_connection(pair, keep_variables=keep_variables)
         passed = await self.world.settle()
         if fault := self._cut_fault(passed, network):
@@ -96,6 +104,7 @@ class ConnectionVerbs:
             detached=detached,
             variables_removed=[] if keep_variables else added,
             variables_kept=added if keep_variables else [],
+            notes=[note for end in (pair.a, pair.b) for note in stale_note(end, stale_containers(self.world, end))],
         )
 
     async def ls(self) -> list[schemas.ConnectionView]:
@@ -143,12 +152,15 @@ class ConnectionVerbs:
     def _check_new(self, pair: Pair, app: str, variables: Sequence[Variable]) -> None:
         if pair in self.world.intent.connections:
             raise DuplicateConnectionError(f"{pair} are connected already")
-        if keys := clashes(self.world.intent.env.get(app, ()), variables):
-            first = keys[0]
-            raise KeyClashError(
-                f"{app} already has {', '.join(keys)} in that scope: nothing was added; "
-                f"use other names (--rename {first}=OTHER_{first}) or connect without --env"
+        present = self.world.intent.env.get(app, ())
+        check_not_port(app, variables)
+        if keys := clashes(present, variables):
+            first, words = keys[0], " ".join(keys)
+            advice = (
+                f"use other names (--rename {first}=OTHER_{first}), unset them first (`sidegate env unset {app} {words}`) "
+                "or connect without --env"
             )
+            check_clashes(app, present, variables, advice)
 
     async def _variables(self, app: str, target: str, request: schemas.ConnectRequest) -> tuple[Variable, ...]:
         if target in self.world.databases:
@@ -172,7 +184,7 @@ class ConnectionVerbs:
 
     # --- after
 
-    async def _settle_up(self, pair: Pair, *, keep_variables: bool) -> None:
+    async def _settle_up(self, pair: Pair, app: str, variables: Sequence[Variable]) -> None:
         """Wait for the pass; when it did not bring the connection up, take the intent back and say why."""
         try:
             fault = self._join_fault(await self.world.settle(), pair)
@@ -182,7 +194,7 @@ class ConnectionVerbs:
             return
         async with self.world.writing:
             if pair in self.world.intent.connections:
-                await self.world.store.remove_connection(pair, keep_variables=keep_variables)
+                await self.world.store.take_back_connection(pair, app, variables)
         self.world.loop.wake()
         raise fault
 
@@ -218,11 +230,12 @@ class ConnectionVerbs:
                 return failure.error
         return None
 
-    def _added_by(self, pair: Pair) -> list[str]:
-        """Keys that this connection added, to whichever of its ends."""
-        intent = self.world.intent
+    def _brought(self, pair: Pair) -> dict[str, list[str]]:
+        """Keys that this connection added, by the end that has them."""
+        env = self.world.intent.env
         ends = ((pair.a, pair.b), (pair.b, pair.a))
-        return sorted({v.key for app, target in ends for v in intent.env.get(app, ()) if v.source == SOURCE + target})
+        brought = {app: sorted({v.key for v in env.get(app, ()) if v.source == SOURCE + end}) for app, end in ends}
+        return {app: keys for app, keys in brought.items() if keys}
 
     # --- telling
 
@@ -236,11 +249,8 @@ class ConnectionVerbs:
             known = near(app, world.discovery.apps)
             slip = f" (did you mean {known}? then disconnect this one)" if known else ""
             notes.append(f"{app} has no container yet{slip}; start one with: {start}")
-        elif variables and (stale := running(containers)):
-            notes.append(
-                f"running containers of {app} ({', '.join(stale)}) have their old environment "
-                f"until they are started again with: {start}"
-            )
+        elif variables:
+            notes += stale_note(app, stale_containers(world, app))
         if not world.discovery.containers(target):
             notes.append(f"{target} has no container now")
         if variables and variables[0].scope != "runtime":
@@ -273,6 +283,7 @@ class ConnectionVerbs:
             subnet=next(iter(network.subnets), None) if network else None,
             state=_state(ends, members, exists=network is not None),
             members=members,
+            variables=self._brought(pair),
         )
 
     @staticmethod

@@ -1,6 +1,7 @@
 """The verbs of databases: ls, show, set, credentials."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 
 from sidegate.api import schemas
@@ -10,7 +11,7 @@ from sidegate.api.names import require_database
 from sidegate.api.world import World
 from sidegate.core.desired import exposures
 from sidegate.core.model import DATABASE_PORT, DatabaseDetails
-from sidegate.errors import FixedPortError, InvalidInputError
+from sidegate.errors import FixedPortError, InvalidInputError, NotFoundError
 
 CHECKS_AT_ONCE = 32
 
@@ -50,6 +51,7 @@ class DatabaseVerbs:
             published_ports=list(database.container.published_ports) if database else [],
             login=await check_login(world, name),
             problems=world.problems(name),
+            volume=own.volume if (own := world.intent.own_databases.get(name)) else None,
         )
 
     async def set(self, name: str, request: schemas.DatabaseRequest) -> schemas.DatabaseView:
@@ -73,6 +75,9 @@ class DatabaseVerbs:
         if parts:
             async with self.world.writing:
                 given = self.world.intent.databases.get(name, DatabaseDetails())
+                if "password" in parts and name in self.world.intent.passwords:
+                    with contextlib.suppress(NotFoundError):  # a change that nobody knows the end of: this is its end
+                        await self.world.store.end_password(name, None)
                 await self.world.store.set_database_details(name, replace(given, **parts))
         return await self.show(name)
 

@@ -11,9 +11,9 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from http import HTTPStatus
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -22,14 +22,16 @@ from sidegate.api import openapi
 from sidegate.api.calls import CALLS, Asked, Call, Text
 from sidegate.api.commands import Commands
 from sidegate.api.listener import BACKLOG, listen
-from sidegate.api.schemas import ProblemDocument
+from sidegate.api.problems import BODY_MOST, problem_document
+from sidegate.api.progress import Progress, unheard
+from sidegate.api.streams import AbandonedError, Teller, upload
 from sidegate.core.audit import AuditEntry
 from sidegate.errors import InvalidInputError, SidegateError
 from sidegate.log import get_logger
 
-BODY_MOST = 1 << 20  # bytes
 BODY_SECONDS = 30.0
 AUDIT_SECONDS = 5.0
+TARGET_LINE_MOST = 1 << 17  # bytes: a build's arguments travel in the query
 TARGET_MOST = 100  # characters of a target in the audit trail: callers choose them
 STOP_SECONDS = 10.0
 
@@ -75,7 +77,9 @@ async def serve(commands: Commands, path: Path, group: str = "sidegate") -> Asyn
 
     Raises AlreadyRunningError when another daemon answers there, SidegateError when the socket cannot be made.
     """
-    runner = web.AppRunner(application(commands), access_log=None, shutdown_timeout=STOP_SECONDS)
+    runner = web.AppRunner(
+        application(commands), access_log=None, shutdown_timeout=STOP_SECONDS, max_line_size=TARGET_LINE_MOST
+    )
     await runner.setup()
     protocols = runner.server
     assert protocols is not None  # made by setup
@@ -110,26 +114,58 @@ def application(commands: Commands) -> web.Application:
 
 
 def _handler(commands: Commands, call: Call) -> Handler:
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         peer = Peer.of(request)
-        asked = Asked(dict(request.match_info))
-        outcome = "internal"
+        if not call.streams:
+            return _whole(await _run(commands, call, request, peer, unheard))
+        teller = Teller(request, lambda error: problem_document(error, request))
+        run = _run(commands, call, request, peer, teller.say)
         try:
-            asked = Asked(asked.path, _decode_query(request, call))
-            asked = Asked(asked.path, asked.query, await _decode_body(request, call))
-            result = await call.run(commands, asked)
-            outcome = "done"
-        except SidegateError as error:
-            outcome = error.code
-            raise
-        finally:
-            if call.audited(asked):
-                await _audit(commands, peer, call.name(asked), outcome)
-        if isinstance(result, Text):
-            return web.Response(text=result, content_type=result.content_type)
-        return web.Response(body=msgspec.json.encode(result), content_type="application/json")
+            result = await teller.accompany(run, attended=call.attended)
+        except Exception as error:
+            failed = await teller.fail(error)
+            if failed is None:
+                raise
+            return failed
+        return await teller.finish(result) or _whole(result)
 
     return handle
+
+
+async def _run(commands: Commands, call: Call, request: web.Request, peer: Peer, progress: Progress) -> Any:
+    """Decode, run the verb, and write to the audit trail how it ended."""
+    asked = Asked(dict(request.match_info), progress=progress)
+    outcome = "internal"
+    try:
+        asked = replace(asked, query=_decode_query(request, call))
+        if call.upload:
+            asked = replace(asked, upload=_upload(request, call))
+        else:
+            asked = replace(asked, body=await _decode_body(request, call))
+        result = await call.run(commands, asked)
+        outcome = "done"
+    except SidegateError as error:
+        outcome = error.code
+        raise
+    except asyncio.CancelledError:
+        outcome = AbandonedError.code
+        raise
+    finally:
+        if call.audited(asked):
+            await _audit(commands, peer, call.name(asked), outcome)
+    return result
+
+
+def _whole(result: Any) -> web.Response:
+    if isinstance(result, Text):
+        return web.Response(text=result, content_type=result.content_type)
+    return web.Response(body=msgspec.json.encode(result), content_type="application/json")
+
+
+def _upload(request: web.Request, call: Call) -> AsyncIterator[bytes]:
+    if request.content_type != call.upload:
+        raise InvalidInputError(f"this call takes {call.upload}, not {request.content_type}")
+    return upload(request, BODY_SECONDS)
 
 
 def _decode_query(request: web.Request, call: Call) -> object:
@@ -174,26 +210,12 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     """Every error as a problem document (RFC 9457)."""
     try:
         return await handler(request)
-    except SidegateError as error:
-        return _problem(error.status, error.code, str(error))
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        detail = f"{error.method} is not served on {request.path}, but {allowed} is"
-        return _problem(error.status, "method-not-allowed", detail, allow=allowed)
-    except web.HTTPRequestEntityTooLarge as error:
-        return _problem(error.status, "too-large", f"a request's body may have {BODY_MOST} bytes at most")
-    except web.HTTPNotFound as error:
-        return _problem(error.status, "no-such-call", f"there is no call {request.path}: see /v1/openapi.json")
-    except web.HTTPException as error:
-        return _problem(error.status, "bad-request", error.reason)
-    except Exception:
-        log.exception("a call failed unexpectedly", method=request.method, path=request.path)
-        return _problem(500, "internal", "the daemon met an error that it did not expect: its log says more")
-
-
-def _problem(status: int, code: str, detail: str, allow: str = "") -> web.Response:
-    body = ProblemDocument(title=HTTPStatus(status).phrase, status=status, code=code, detail=detail)
-    headers = {"Allow": allow} if allow else None
-    return web.Response(
-        body=msgspec.json.encode(body), status=status, content_type=openapi.PROBLEM_TYPE, headers=headers
-    )
+    except Exception as error:  # noqa: BLE001  # problem_document logs what is not ours
+        document = problem_document(error, request)
+        allowed = error.allowed_methods if isinstance(error, web.HTTPMethodNotAllowed) else ()
+        return web.Response(
+            body=msgspec.json.encode(document),
+            status=document.status,
+            content_type=openapi.PROBLEM_TYPE,
+            headers={"Allow": ", ".join(sorted(allowed))} if allowed else None,
+        )

@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import dataclass
 
 from sidegate.api import schemas
+from sidegate.api.own_databases import remove_containers
+from sidegate.api.stale import stale_apps
 from sidegate.api.world import World
 from sidegate.core.desired import is_ours
 from sidegate.errors import EngineUnavailableError, InvalidInputError, SidegateError
@@ -42,6 +44,7 @@ class NodeVerbs:
                 databases=len(world.databases),
                 connections=len(world.intent.connections),
                 external_on=sum(external.enabled for external in world.intent.externals.values()),
+                stale=len(stale_apps(world)),
             ),
             last_pass=schemas.PassView(
                 seconds=round(last.seconds, 4),
@@ -81,6 +84,7 @@ class NodeVerbs:
         await world.seen()
         intent = world.intent
         networks = sorted(n.name for n in world.state.networks if is_ours(n, rules))
+        await remove_containers(world)
         try:
             passed = await world.loop.purge()
         except TimeoutError:
@@ -99,6 +103,7 @@ class NodeVerbs:
             connections=len(intent.connections),
             externals=len(intent.externals),
             variables=sum(map(len, intent.env.values())),
+            kept_volumes=sorted(own.volume for own in intent.own_databases.values()),
         )
 
     async def _engine_version(self) -> str | None:

@@ -8,6 +8,7 @@ import msgspec
 
 from sidegate.api.calls import CALLS, Call
 from sidegate.api.schemas import ProblemDocument
+from sidegate.api.streams import NDJSON
 
 REF = "#/components/schemas/{name}"
 PROBLEM_TYPE = "application/problem+json"
@@ -39,6 +40,8 @@ def _operation(call: Call, by_kind: dict[str, Any]) -> dict[str, Any]:
         content["application/json"]["schema"] = {
             "anyOf": [by_kind[repr(call.result)], {"type": "object", "additionalProperties": {"type": "string"}}]
         }
+    if call.streams:
+        content[NDJSON] = {"schema": _line(by_kind[repr(call.result)], by_kind[repr(ProblemDocument)])}
     problem = {PROBLEM_TYPE: {"schema": by_kind[repr(ProblemDocument)]}}
     operation: dict[str, Any] = {
         "operationId": "-or-".join(verb.replace(" ", "-") for verb in call.verbs),
@@ -55,7 +58,19 @@ def _operation(call: Call, by_kind: dict[str, Any]) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": by_kind[repr(call.body)]}},
         }
+    elif call.upload:
+        operation["requestBody"] = {"required": True, "content": {call.upload: {}}}
     return operation
+
+
+def _line(result: dict[str, Any], problem: dict[str, Any]) -> dict[str, Any]:
+    """One line of an answer that streams; the last one has a result or a problem, and `{}` only says: still at it."""
+    return {
+        "description": "lines of JSON: progress while the call is at it, then its result or a problem",
+        "type": "object",
+        "properties": {"progress": {"type": "string"}, "result": result, "problem": problem},
+        "maxProperties": 1,
+    }
 
 
 def _path_parameters(call: Call) -> list[dict[str, Any]]:

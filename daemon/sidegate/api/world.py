@@ -5,29 +5,36 @@ The composition root fills it. Nothing here does anything but look at the intent
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidegate.api.schemas import ProblemView
 from sidegate.core.audit import AuditEntry
+from sidegate.core.builds import BuildLine, BuildOrder
 from sidegate.core.desired import Desired, known_apps, known_databases
 from sidegate.core.gates import KernelSession
 from sidegate.core.labels import Discovery
 from sidegate.core.model import (
     DatabaseDetails,
+    Deployment,
     EngineState,
     External,
     Intent,
     Network,
+    OwnDatabase,
     Pair,
+    PasswordChange,
     Problem,
+    Rollout,
     Rules,
     Variable,
 )
+from sidegate.core.passwords import PasswordChanged
 from sidegate.core.plan import Action
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Listening, Session, WorkerStatus
+from sidegate.core.workloads import ContainerSpec, ImageInfo, LogLine, Snapshot
 from sidegate.errors import SidegateError
 
 
@@ -39,6 +46,8 @@ class Store(Protocol):
 
     async def add_connection(self, pair: Pair, app: str, variables: Sequence[Variable]) -> Intent: ...
 
+    async def take_back_connection(self, pair: Pair, app: str, variables: Sequence[Variable] = ()) -> Intent: ...
+
     async def remove_connection(self, pair: Pair, *, keep_variables: bool) -> Intent: ...
 
     async def set_external(self, database: str, external: External) -> Intent: ...
@@ -47,9 +56,51 @@ class Store(Protocol):
 
     async def set_database_details(self, name: str, details: DatabaseDetails) -> Intent: ...
 
+    async def begin_password(self, database: str, change: PasswordChange) -> Intent: ...
+
+    async def end_password(
+        self, database: str, details: DatabaseDetails | None, updates: Mapping[str, Sequence[Variable]] = ...
+    ) -> Intent: ...
+
+    async def set_own_database(self, name: str, own: OwnDatabase | None) -> Intent: ...
+
+    async def forget_database(self, name: str) -> Intent: ...
+
+    async def set_variables(
+        self, app: str, variables: Sequence[Variable], gone: Sequence[Variable] = ()
+    ) -> Intent: ...
+
+    async def unset_variable(self, app: str, key: str, scope: str | None = None) -> Intent: ...
+
+    async def rename_variable(
+        self, app: str, old: str, new: str, scope: str | None = None, *, new_scope: str | None = None
+    ) -> Intent: ...
+
     async def set_app(
         self, app: str, mode: str | None = None, options: Mapping[str, str | None] | None = None
     ) -> Intent: ...
+
+    async def set_deployment(
+        self,
+        app: str,
+        deployment: Deployment | None,
+        *,
+        port: int | None = None,
+        domains: tuple[str, ...] | None = None,
+        options: Mapping[str, str | None] | None = None,
+        variables: Sequence[Variable] = (),
+        rollout: Rollout | None = None,
+    ) -> Intent: ...
+
+    async def set_port(self, app: str, port: int | None) -> Intent: ...
+
+    async def set_domains(self, app: str, domains: tuple[str, ...]) -> Intent: ...
+
+    async def begin_rollout(self, app: str, rollout: Rollout) -> Intent: ...
+
+    async def end_rollout(self, app: str, *, restore: bool) -> Intent: ...
+
+    async def forget_app(self, app: str) -> Intent: ...
 
     async def purge(self) -> Intent: ...
 
@@ -164,6 +215,71 @@ class DataPlane(Protocol):
     def workers(self) -> Sequence[WorkerStatus]: ...
 
 
+class Passwords(Protocol):
+    """Passwords that are being changed."""
+
+    def expect(self, database: str) -> asyncio.Future[PasswordChanged]:
+        """What comes of the change that is kept next."""
+
+
+class Volumes(Protocol):
+    """Named volumes of the engine."""
+
+    async def exists(self, name: str) -> bool:
+        """Raises EngineUnavailableError, EngineError."""
+
+    async def remove(self, name: str) -> None:
+        """Not there is success. Raises RefusedError where a container has it, else as `exists` does."""
+
+
+class Builder(Protocol):
+    """Builds images, outside of every network of ours."""
+
+    def build(self, context: AsyncIterator[bytes], order: BuildOrder) -> AsyncGenerator[BuildLine, None]:
+        """What the engine says, piece by piece; a failed build ends with a line that has an `error`. Closing or
+        cancelling it ends the build. Raises EngineUnavailableError, EngineError, and what `context` raises."""
+
+
+class Workloads(Protocol):
+    """Images and containers. What each raises is said where it is made."""
+
+    async def image(self, reference: str) -> ImageInfo: ...
+
+    async def pull(self, reference: str, progress: Callable[[str], None]) -> None: ...
+
+    async def snapshots(self, names: Collection[str]) -> Mapping[str, Snapshot]: ...
+
+    async def check(self, snapshot: Snapshot) -> None:
+        """Raise RefusedError where the container cannot be made anew."""
+
+    async def create(self, spec: ContainerSpec, name: str) -> str: ...
+
+    async def start(self, container_id: str) -> None: ...
+
+    async def stop(self, container_id: str) -> None: ...
+
+    async def remove(self, container_id: str, *, volumes: bool = False) -> None: ...
+
+    async def logs(self, container_id: str, tail: int = 20) -> str: ...
+
+    def follow(self, container_id: str, tail: int = 20) -> AsyncGenerator[LogLine, None]: ...
+
+
+class Rollouts(Protocol):
+    """Containers of apps that are being replaced."""
+
+    def under_way(self, app: str) -> str:
+        """How far it is, in a sentence; empty where nothing is being replaced."""
+
+    async def carry_out(self, app: str, progress: Callable[[str], None]) -> None:
+        """Begin, or watch, what the store holds; returns when it is done. Raises RolloutFailedError, SidegateError."""
+
+    async def remove_all(self, progress: Callable[[str], None]) -> None:
+        """Remove every container that was made of apps, and make no new ones until `resume`."""
+
+    def resume(self) -> None: ...
+
+
 class Kernel(Protocol):
     """The kernel's part in external connections."""
 
@@ -207,6 +323,13 @@ class World:
     """The public one, 0 without TLS."""
     kernel: Kernel | None = None
     """None: the workers carry every external connection."""
+    passwords: Passwords | None = None
+    """None: nobody changes one."""
+    volumes: Volumes | None = None
+    builds: Builder | None = None
+    workloads: Workloads | None = None
+    rollouts: Rollouts | None = None
+    """None, as `workloads`: nobody makes containers."""
     wall: Callable[[], float] = time.time
     """Unix time in seconds."""
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from sidegate import __version__
-from sidegate.cli import apps, certificates, connections, databases, external, node
+from sidegate.cli import apps, builds, certificates, connections, databases, deployments, env, external, node
 from sidegate.cli.session import common
 from sidegate.errors import SidegateError
 
@@ -66,7 +66,7 @@ def run(config: Path | None) -> None:
     raise SystemExit(run_daemon(config))
 
 
-for module in (node, apps, databases, connections, external, certificates):
+for module in (node, apps, deployments, env, builds, databases, connections, external, certificates):
     for command in module.COMMANDS:
         sidegate.add_command(command)
 

@@ -1,6 +1,4 @@
-"""The verbs of apps (ls, show, set, unset, pause, resume, maintenance) and of their variables (ls, export)."""
-
-import sys
+"""The verbs of apps: ls, show, set, unset, pause, resume, maintenance."""
 
 import click
 
@@ -30,7 +28,7 @@ def app_ls(session: Session) -> None:
 
 
 def _show_apps(found: list[schemas.AppView]) -> None:
-    rows = [(a.name, f"{a.serving}/{len(a.replicas)}", _state(a), a.urls[0], a.connections) for a in found]
+    rows = [(a.name, f"{a.serving}/{len(a.replicas)}", _listed_state(a), a.urls[0], a.connections) for a in found]
     tables.table(
         ("app", "replicas", "state", "url", "connected to"),
         rows,
@@ -49,24 +47,47 @@ def app_show(session: Session, name: str) -> None:
     Example:
       sidegate app show shop
     """
-    session.show(session.call("GET", f"/v1/apps/{quote(name)}", schemas.AppView), _show_app)
+    session.show(session.call("GET", f"/v1/apps/{quote(name)}", schemas.AppView), show_app)
 
 
-def _show_app(found: schemas.AppView) -> None:
+def show_app(found: schemas.AppView) -> None:
+    """One app as facts, a table of its replicas, and what there is to say of it."""
     tables.facts(
         [
             ("app", found.name),
             ("state", _state(found)),
+            ("rollout", found.rollout),
+            *_deployed(found),
             ("urls", f"\n{' ' * tables.MARGIN}".join(found.urls)),
             ("domains", found.domains),
             ("connected to", found.connections),
             ("variables", found.env),
+            ("out of date", [*(f"{s.container} ({', '.join(s.keys)})" for s in found.stale), *found.outdated]),
             ("options", [f"{o.name}={o.value} (by {o.source})" for o in found.options]),
         ]
     )
     rows = [(r.container, r.state, r.health, r.address, r.port, r.fault) for r in found.replicas]
     tables.table(("replica", "state", "health", "address", "port", "takes no requests"), rows, empty="no containers")
     tables.warn([*found.notes, *(problem.text for problem in found.problems)])
+
+
+def _deployed(found: schemas.AppView) -> list[tuple[str, object]]:
+    run = found.deployment
+    facts: list[tuple[str, object]] = []
+    if run:
+        facts = [("image", run.image), ("command", " ".join(run.command)), ("replicas", run.replicas)]
+    if found.port:
+        facts.append(("PORT", found.port))
+    if found.strategy != "rolling":
+        facts.append(("strategy", found.strategy))
+    return facts
+
+
+def _listed_state(found: schemas.AppView) -> str:
+    marks = [
+        word for word, there in (("out of date", found.stale or found.outdated), ("rollout", found.rollout)) if there
+    ]
+    return ", ".join([_state(found), *marks])
 
 
 def _state(found: schemas.AppView) -> str:
@@ -179,57 +200,7 @@ def app_maintenance(session: Session, switch: str, name: str) -> None:
 
 def _change(session: Session, name: str, asked: schemas.AppRequest) -> None:
     reply = session.call("PATCH", f"/v1/apps/{quote(name)}", schemas.AppView, body=asked, doing=f"changing {name}")
-    session.show(reply, _show_app)
+    session.show(reply, show_app)
 
 
-@click.group()
-@common
-def env() -> None:
-    """Variables of apps."""
-
-
-@env.command("ls")
-@click.argument("name", metavar="APP", shell_complete=complete_app)
-@click.option("--scope", help="Only those of build or runtime.")
-@click.option("--reveal", is_flag=True, help="Show secret values too; this is written to the audit trail.")
-@common
-@pass_session
-def env_ls(session: Session, name: str, scope: str | None, reveal: bool) -> None:
-    """An app's variables, secret values hidden.
-
-    \b
-    Example:
-      sidegate env ls shop
-    """
-    query = {"reveal": "true"} if reveal else {}
-    if scope is not None:
-        query["scope"] = scope
-    reply = session.call("GET", f"/v1/apps/{quote(name)}/env", list[schemas.VariableView], query=query)
-    session.show(reply, _show_variables)
-
-
-def _show_variables(found: list[schemas.VariableView]) -> None:
-    rows = [(v.key, "(hidden: --reveal)" if v.value is None else v.value, v.scope, v.source) for v in found]
-    tables.table(("key", "value", "scope", "from"), rows, empty="no variables")
-
-
-@env.command("export")
-@click.argument("name", metavar="APP", shell_complete=complete_app)
-@click.option("--format", "form", default="dotenv", show_default=True, help="dotenv, shell, json or docker.")
-@click.option("--scope", default="runtime", show_default=True, help="build or runtime.")
-@common
-@pass_session
-def env_export(session: Session, name: str, form: str, scope: str) -> None:
-    """The environment of an app's containers, PORT included, secret values too.
-
-    \b
-    Examples:
-      sidegate env export shop > .env
-      docker run -d --label sidegate.app=shop --env-file <(sidegate env export shop --format docker) IMAGE
-    """
-    path, query = f"/v1/apps/{quote(name)}/env", {"format": form, "scope": scope}
-    sys.stdout.buffer.write(session.call("GET", path, bytes, query=query).body)
-    sys.stdout.buffer.flush()
-
-
-COMMANDS = (app, env)
+COMMANDS = (app,)

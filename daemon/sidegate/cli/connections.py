@@ -7,19 +7,34 @@ import click
 from sidegate.api import schemas
 from sidegate.api.client import quote
 from sidegate.cli import tables
-from sidegate.cli.session import Session, common, complete_any, confirm, pass_session
+from sidegate.cli.session import (
+    Session,
+    common,
+    complete_any,
+    confirm,
+    nothing_changed,
+    pass_session,
+    require_terminal,
+)
 
 
 @click.command()
 @click.argument("app", shell_complete=complete_any)
 @click.argument("target", shell_complete=complete_any)
-@click.option("--env", is_flag=True, help="Add the target's variables (DB_HOST and so on) to the app.")
+@click.option(
+    "--env", is_flag=True, help="Add the target's variables to the app; without it the app's stay as they are."
+)
 @click.option("--rename", "renames", multiple=True, metavar="OLD=NEW", help="Add one under another name; repeatable.")
 @click.option("--scope", default="runtime", show_default=True, help="Where the variables count: build, runtime, both.")
 @common
 @pass_session
 def connect(session: Session, app: str, target: str, env: bool, renames: Sequence[str], scope: str) -> None:
-    """Join an app and a database, or two apps, on a network of their own. Running containers need no restart.
+    """Join an app and a database, or two apps, on a network of their own. Running containers need no restart. The
+    database may come first: the app is what gets the variables.
+
+    With --env a database brings DB_HOST, DB_PORT, DB_NAME, DB_USER, DB_PASSWORD and DB_CONNECTION_URL, whose values are
+    its own details; an app NAME brings NAME_HOST, NAME_PORT and NAME_URL. A name that is taken is refused, and nothing
+    is added then: use --rename, or `env rename` later. Builds cannot use an internal connection.
 
     \b
     Examples:
@@ -55,22 +70,60 @@ def _show_connected(done: schemas.Connected) -> None:
 @click.command()
 @click.argument("app", shell_complete=complete_any)
 @click.argument("target", shell_complete=complete_any)
-@click.option("--keep-env", is_flag=True, help="Leave the variables that the connection added.")
+@click.option(
+    "--keep-env/--remove-env",
+    "keep",
+    default=None,
+    help="Leave the variables that the connection added, or remove them. By default it asks, and with --yes removes.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @common
 @pass_session
-def disconnect(session: Session, app: str, target: str, keep_env: bool, yes: bool) -> None:
+def disconnect(session: Session, app: str, target: str, keep: bool | None, yes: bool) -> None:
     """Part two ends at once, open sessions included. Their other connections go on.
 
     \b
-    Example:
-      sidegate disconnect shop shop-db --yes
+    Examples:
+      sidegate disconnect shop shop-db
+      sidegate disconnect shop shop-db --keep-env --yes
     """
-    fate = "stay" if keep_env else "are removed"
-    confirm(f"Disconnect {app} and {target}? Open sessions end; variables that the connection added {fate}.", yes)
-    path, query = f"/v1/connections/{quote(app, target)}", {"env": "keep"} if keep_env else {}
+    if not yes:
+        keep = _ask(session, app, target, keep)
+    path, query = f"/v1/connections/{quote(app, target)}", {"env": "keep"} if keep else {}
     doing = f"disconnecting {app} and {target}"
     session.show(session.call("DELETE", path, schemas.Disconnected, query=query, doing=doing), _show_disconnected)
+
+
+def _ask(session: Session, app: str, target: str, keep: bool | None) -> bool:
+    """Whether the variables stay; a no to the question itself ends the run with nothing changed."""
+    question = f"Disconnect {app} and {target}? Open sessions end"
+    require_terminal()
+    brought = _brought(session, app, target)
+    if not brought:
+        confirm(f"{question}.", yes=False)
+        return bool(keep)
+    listed = "; ".join(f"{name} has {', '.join(keys)}" for name, keys in brought.items())
+    if keep is not None:
+        confirm(
+            f"{question}; variables that the connection added {'stay' if keep else 'are removed'}: {listed}.", False
+        )
+        return keep
+    click.echo(f"{question}. Variables that the connection added: {listed}.", err=True)
+    choice = click.prompt(
+        "Remove them, keep them, or cancel",
+        type=click.Choice(["remove", "keep", "cancel"]),
+        default="cancel",
+        err=True,
+    )
+    if choice == "cancel":
+        nothing_changed()
+    return bool(choice == "keep")
+
+
+def _brought(session: Session, one: str, other: str) -> dict[str, list[str]]:
+    """Variables that the connection added, by app."""
+    found = session.call("GET", "/v1/connections", list[schemas.ConnectionView]).value
+    return next((c.variables for c in found if {c.a, c.b} == {one, other}), {})
 
 
 def _show_disconnected(done: schemas.Disconnected) -> None:
@@ -81,6 +134,7 @@ def _show_disconnected(done: schemas.Disconnected) -> None:
         tables.say(f"removed variables: {', '.join(done.variables_removed)}")
     if done.variables_kept:
         tables.say(f"kept variables, which no longer lead anywhere: {', '.join(done.variables_kept)}")
+    tables.warn(done.notes)
 
 
 @click.command()

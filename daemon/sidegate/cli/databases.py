@@ -1,12 +1,11 @@
 """The verbs of databases: db ls, show, set, credentials."""
 
-import sys
-
 import click
 
 from sidegate.api import schemas
 from sidegate.api.client import quote
-from sidegate.cli import tables
+from sidegate.cli import own_databases, passwords, tables
+from sidegate.cli.secrets import read_secrets
 from sidegate.cli.session import Session, common, complete_database, pass_session
 
 
@@ -99,25 +98,12 @@ def db_set(
     Example:
       sidegate db set shop-db --user shop --schema shop --password-stdin < password.txt
     """
-    secrets = _read_secrets([w for w, on in (("user", password_stdin), ("root", root_password_stdin)) if on])
+    secrets = read_secrets([w for w, on in (("user", password_stdin), ("root", root_password_stdin)) if on])
     body = schemas.DatabaseRequest(
         user=user, password=secrets.get("user"), schema=schema, root_password=secrets.get("root"), port=port
     )
     reply = session.call("PUT", f"/v1/databases/{quote(name)}", schemas.DatabaseView, body=body)
     session.show(reply, _show_database)
-
-
-def _read_secrets(whose: list[str]) -> dict[str, str]:
-    """Asked for on a terminal; else one line each, or everything where there is only one to read."""
-    if not whose:
-        return {}
-    if sys.stdin.isatty():
-        return {who: click.prompt(f"Password of {who}", hide_input=True, err=True) for who in whose}
-    text = sys.stdin.buffer.read().decode().removesuffix("\n")  # bytes: text mode would turn \r into \n
-    lines = [text] if len(whose) == 1 else text.split("\n")
-    if len(lines) != len(whose) or not all(lines):
-        raise click.UsageError("standard input holds no password" if len(whose) == 1 else "give two lines: user, root")
-    return dict(zip(whose, lines, strict=True))
 
 
 @db.command("credentials")
@@ -153,5 +139,8 @@ def _show_credentials(found: schemas.Credentials) -> None:
         ]
     )
 
+
+for command in (passwords.db_password, own_databases.db_create, own_databases.db_rm):
+    db.add_command(command)
 
 COMMANDS = (db,)

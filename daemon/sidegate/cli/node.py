@@ -31,7 +31,7 @@ def _show_status(found: schemas.Status) -> None:
             ("version", f"{found.version}, up {tables.ago(found.uptime)}"),
             ("engine", f"Docker {engine.version or '(version unknown)'}" if engine.connected else engine.fault),
             ("workers", ", ".join(f"{w.slot}: {w.state} (pid {w.pid})" for w in found.workers)),
-            ("apps", counts.apps),
+            ("apps", f"{counts.apps}, {counts.stale} out of date" if counts.stale else counts.apps),
             ("held", [f"{app} ({mode})" for app, mode in found.held.items()]),
             ("databases", counts.databases),
             ("connections", f"{counts.connections} internal, {counts.external_on} external on"),

@@ -5,14 +5,15 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 import msgspec
 
-from sidegate.api.client import SECONDS, Client, Reply, find_socket
+from sidegate.api.client import SECONDS, Client, Reply, Upload, find_socket
+from sidegate.cli.telling import telling
 from sidegate.errors import SidegateError
 
 T = TypeVar("T")
@@ -48,12 +49,56 @@ class Session:
         with progress(doing or "waiting for the daemon"):
             return client.call(method, path, result, query=query, body=body)
 
+    def stream(
+        self,
+        method: str,
+        path: str,
+        result: type[T],
+        *,
+        query: Mapping[str, str] | None = None,
+        body: msgspec.Struct | None = None,
+        upload: Upload | None = None,
+        doing: str = "",
+        keep: bool = False,
+        status: Callable[[str], str] = str,
+        seconds: float = SECONDS,
+    ) -> Reply[T]:
+        """A call that tells how it gets on: on standard error, nothing where --json was said.
+
+        On a terminal it is one line with the latest and the time; `keep`: each stays, as each does in a pipe, and
+        what `status` makes of it, where it makes something, is in the last line.
+        """
+        client = Client(find_socket(self.socket, os.environ), seconds)
+        with telling(doing or "waiting for the daemon", silent=self.as_json is True, keep=keep) as tell:
+
+            def say(text: str) -> None:
+                tell.say(text)
+                if keep and (words := status(text)):
+                    tell.status(words)
+
+            if upload is not None:
+                upload = Upload(
+                    upload.content_type, _counted(upload.pieces, lambda sent: tell.status(f"{doing}: {sent}"))
+                )
+            return client.stream(method, path, result, say, query=query, body=body, upload=upload)
+
     def show(self, reply: Reply[T], table: Callable[[T], None]) -> None:
         """Print an answer: the daemon's own JSON, or what `table` makes of it."""
         if self.json:
             click.echo(json.dumps(json.loads(reply.body), indent=2, ensure_ascii=False))
         else:
             table(reply.value)
+
+
+def _counted(pieces: Iterable[bytes], told: Callable[[str], None]) -> Iterator[bytes]:
+    """`pieces`, and how much has gone, each time that it is another megabyte."""
+    sent = shown = 0
+    for piece in pieces:
+        yield piece
+        sent += len(piece)
+        if sent // 10**6 != shown:
+            shown = sent // 10**6
+            told(f"{shown} MB sent")
 
 
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
@@ -121,11 +166,21 @@ def confirm(question: str, yes: bool) -> None:
     """Go on after a yes; a no ends with exit status 1 and nothing changed. Without a terminal `--yes` is needed."""
     if yes:
         return
+    require_terminal()
+    if not click.confirm(question, err=True):
+        nothing_changed()
+
+
+def require_terminal() -> None:
+    """Raise UsageError where nobody can answer a question."""
     if not sys.stdin.isatty():
         raise click.UsageError("there is nobody to ask here: say --yes")
-    if not click.confirm(question, err=True):
-        click.echo("nothing was changed", err=True)
-        raise SystemExit(1)
+
+
+def nothing_changed() -> NoReturn:
+    """The end after a no."""
+    click.echo("nothing was changed", err=True)
+    raise SystemExit(1)
 
 
 def completer(path: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:

@@ -59,11 +59,16 @@ def _word(value: object) -> str:
         case bool():
             return "yes" if value else "no"
         case str():
-            return "".join(c if c.isprintable() or c == "\n" else "?" for c in value)
+            return printable(value)
         case list() | tuple():
             return ", ".join(_word(part) for part in value)
         case _:
             return str(value)
+
+
+def printable(text: str) -> str:
+    """`text` without characters that a terminal would obey."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def when(at: float | None) -> str:

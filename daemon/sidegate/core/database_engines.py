@@ -20,7 +20,8 @@ class DatabaseEngine:
     end everybody's sessions. `variables`: part of the login -> the container's variables that hold it, the preferred
     one first. `command_line`: the words that its people type, without a password, which the client asks for.
     `implied`: a container that is given only a password has the administrator as its user, and without a schema one of
-    its user's name.
+    its user's name. `password_bytes`: as many its own client reads at the prompt, in UTF-8.
+    `image` runs it where nobody names another, and keeps its data in `data`.
     """
 
     name: str
@@ -31,6 +32,9 @@ class DatabaseEngine:
     variables: Mapping[str, tuple[str, ...]]
     command_line: Callable[[DatabaseDetails, str, int], list[str]]
     implied: bool = False
+    password_bytes: int = 79
+    image: str = ""
+    data: str = "/var/lib/mysql"
 
     def url(self, details: DatabaseDetails, host: str, port: int = DATABASE_PORT) -> str:
         """The connection URL, percent-encoded (RFC 3986 sections 2.1 and 3.2.2); unknown parts are left out."""
@@ -72,8 +76,10 @@ def _of_mysql(*prefixes: str) -> Mapping[str, tuple[str, ...]]:
 
 
 _ENGINES = (
-    DatabaseEngine("mariadb", "mysql", "mysql", 3306, "root", _of_mysql("MARIADB", "MYSQL"), _mysql("mariadb")),
-    DatabaseEngine("mysql", "mysql", "mysql", 3306, "root", _of_mysql("MYSQL"), _mysql("mysql")),
+    DatabaseEngine(
+        "mariadb", "mysql", "mysql", 3306, "root", _of_mysql("MARIADB", "MYSQL"), _mysql("mariadb"), image="mariadb"
+    ),
+    DatabaseEngine("mysql", "mysql", "mysql", 3306, "root", _of_mysql("MYSQL"), _mysql("mysql"), image="mysql"),
     DatabaseEngine(
         name="postgres",
         protocol="postgres",
@@ -83,6 +89,9 @@ _ENGINES = (
         variables={"user": ("POSTGRES_USER",), "password": ("POSTGRES_PASSWORD",), "schema": ("POSTGRES_DB",)},
         command_line=_psql,
         implied=True,
+        password_bytes=99,
+        image="postgres",
+        data="/var/lib/postgresql/data",
     ),
 )
 

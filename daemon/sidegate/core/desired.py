@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from sidegate.core.certificates import Assignment
-from sidegate.core.domains import assign_domains
+from sidegate.core.deployments import own_containers, with_standing
+from sidegate.core.domains import assign_domains, listed_domains, with_domains
 from sidegate.core.forwarding import Forwarding, carry_all, forwarding_problems
 from sidegate.core.labels import END_A, END_B, INSTANCE, MANAGED, App, Database, Discovery, discover
 from sidegate.core.model import (
@@ -25,13 +26,15 @@ from sidegate.core.routing import Reachability, app_route, build_routes, databas
 
 @dataclass(frozen=True, slots=True)
 class DesiredNetwork:
-    """One network of ours. `members`: container id -> the aliases it has there. `ends`: the names it joins."""
+    """One network of ours. `members`: container id -> the aliases it has there. `ends`: the names it joins. `egress`:
+    its containers reach the world."""
 
     name: str
     ends: tuple[str, ...]
     labels: Mapping[str, str]
     members: Mapping[str, frozenset[str]]
     cause: str
+    egress: bool = False
 
     @property
     def device(self) -> str:
@@ -64,6 +67,8 @@ class Desired:
     claims: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     certificates: Assignment | None = None
+    passwords: tuple[str, ...] = ()
+    """databases that are to be told a new password, and can be"""
 
 
 def pair_network(pair: Pair, rules: Rules) -> str:
@@ -72,6 +77,11 @@ def pair_network(pair: Pair, rules: Rules) -> str:
 
 def home_network(database: str, rules: Rules) -> str:
     return f"{rules.instance}-home--{database}"
+
+
+def app_network(app: str, rules: Rules) -> str:
+    """The network of the containers that Sidegate makes of an app; they have it to themselves."""
+    return f"{rules.instance}-app--{app}"
 
 
 def aliases(name: str) -> frozenset[str]:
@@ -105,30 +115,48 @@ def desire(
     engine_up: bool = True,
     health: Mapping[str, str] | None = None,
     kernel_fault: str = "",
+    admitted: Collection[str] = (),
 ) -> Desired:
     """Pure and total: whatever is wrong with a container or a label becomes a problem, never an exception.
 
     `gone`: apps without containers for so long that their domains are free again. `health`: what active checks found,
     container id -> fault. `kernel_fault`: why the kernel cannot carry external connections here, empty where it can.
+    `admitted`: ids of containers that are to take the place of others, and were seen to be ready for it.
     """
-    discovery = discover(state.containers, rules)
+    discovery = discover(state.containers, rules, intent.ports)
     problems = list(discovery.problems)
     networks: dict[str, DesiredNetwork] = {}
-    for name in discovery.databases:
+    for name in sorted({*discovery.databases, *intent.own_databases} - discovery.apps.keys()):
         home = _network(home_network(name, rules), (name,), rules, f"{name} is a database")
         networks[home.name] = _with_members(home, discovery, rules, problems, home=True)
+    for name in sorted(intent.deployments.keys() - discovery.databases.keys()):
+        own = own_containers(discovery.apps.get(name))
+        network = _network(app_network(name, rules), (name,), rules, f"{name} is deployed")
+        networks[network.name] = replace(network, members={c.id: frozenset() for c in own}, egress=True)
     for pair in sorted(intent.connections):
         joint = _network(pair_network(pair, rules), (pair.a, pair.b), rules, f"{pair} are connected")
         networks[joint.name] = _with_members(joint, discovery, rules, problems)
-    claims, contested = assign_domains(discovery.apps, intent.claims, gone, rules.base_domain)
+    listed = with_domains(discovery.apps, intent.domains, intent.claims, gone)
+    claims, contested = assign_domains(listed, intent.claims, gone, rules.base_domain)
     problems += contested
     for name, database in discovery.databases.items():
         problems += _openings(name, database, state, rules)
     waiting: dict[str, str] = {}
     routes = _routes(
-        intent, discovery, state, rules, claims, problems, waiting, engine_up=engine_up, health=health or {}
+        intent,
+        discovery,
+        state,
+        rules,
+        claims,
+        problems,
+        waiting,
+        engine_up=engine_up,
+        health=health or {},
+        admitted=admitted,
     )
     problems += forwarding_problems(intent.externals, rules.forwarder, kernel_fault)
+    reachable = {name for name, target in routes.databases.items() if target.address}
+    problems += _pending_passwords(intent, reachable)
     return Desired(
         discovery=discovery,
         networks=networks,
@@ -139,7 +167,13 @@ def desire(
         departures=_departures(discovery, state, rules),
         claims=claims,
         problems=tuple(sorted(set(problems))),
+        passwords=tuple(sorted(reachable & set(intent.passwords))),
     )
+
+
+def _pending_passwords(intent: Intent, reachable: Collection[str]) -> list[Problem]:
+    text = "a change of its password is under way, and goes on when it runs"
+    return [Problem(name, text) for name in intent.passwords if name not in reachable]
 
 
 def _network(name: str, ends: tuple[str, ...], rules: Rules, cause: str) -> DesiredNetwork:
@@ -177,8 +211,9 @@ def _routes(
     *,
     engine_up: bool,
     health: Mapping[str, str],
+    admitted: Collection[str],
 ) -> Routes:
-    where = Reachability.of(state, frozenset(n.name for n in state.networks if is_ours(n, rules)))
+    where = Reachability.of(state, frozenset(n.name for n in state.networks if is_ours(n, rules) and n.internal))
     needs: dict[str, set[str]] = {}
     for pair in intent.connections:
         for end in (pair.a, pair.b):
@@ -187,19 +222,21 @@ def _routes(
     policies: dict[Policy, int] = {rules.policy: 0}
     www: dict[str, str] = {}
     for name in sorted(known_apps(intent, discovery)):
-        app = discovery.apps.get(name) or App(name)
+        app, held = with_standing(discovery.apps.get(name) or App(name), name in intent.rollouts, admitted)
         options = given_options(app, intent, problems)
         policy = policy_of(options, rules.policy)
         if policy.https_redirect and not rules.tls:
             policy = replace(policy, https_redirect=False)
             problems.append(Problem(name, "is not redirected to HTTPS, which is off: set https_port in the settings"))
         www[name] = options.get(WWW, KEEP)
-        if www[name] == ADD and not any(domain.host.startswith("www.") for domain in app.domains):
+        domains = listed_domains(app, intent.domains)
+        if www[name] == ADD and not any(domain.host.startswith("www.") for domain in domains):
             problems.append(Problem(name, "www=add does nothing: add a domain that begins with www. to its labels"))
         served = app_route(
             app,
             where,
             frozenset(needs.get(name, ())),
+            held=held,
             health=health if policy.health else None,
             mode=intent.modes.get(name, SERVING),
             policy=policies.setdefault(policy, len(policies)),
@@ -240,10 +277,11 @@ def known_databases(intent: Intent, discovery: Discovery) -> frozenset[str]:
 
 
 def known_apps(intent: Intent, discovery: Discovery) -> frozenset[str]:
-    """Apps that run, and names that were connected, given variables, options or a mode, or hold a domain, and are no
-    database."""
+    """Apps that run or are deployed, and names that were connected, given variables, options, a port or a mode, or hold
+    a domain, and are no database."""
     named = {end for pair in intent.connections for end in (pair.a, pair.b)}
     named |= set(intent.env) | set(intent.claims.values()) | set(intent.modes) | set(intent.options)
+    named |= set(intent.deployments) | set(intent.ports) | set(intent.domains)
     return (frozenset(discovery.apps) | named) - known_databases(intent, discovery)
 
 

@@ -2,9 +2,33 @@
 containers were all replaced is younger than a rival that has only waited."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from sidegate.core.labels import App, Domain, parse_domain
 from sidegate.core.model import Problem
+
+
+def listed_domains(app: App, given: Mapping[str, tuple[str, ...]]) -> tuple[Domain, ...]:
+    """An app's domains, by labels and by command (`given`: app -> domains)."""
+    commanded = filter(None, map(parse_domain, given.get(app.name, ())))
+    return tuple(dict.fromkeys((*app.domains, *commanded)))
+
+
+def with_domains(
+    apps: Mapping[str, App], given: Mapping[str, tuple[str, ...]], held: Mapping[str, str], gone: Collection[str]
+) -> dict[str, App]:
+    """Apps with the domains that were given by command; those keep theirs while they have no container, too.
+
+    Without containers nobody knows what their labels list: what such an app holds counts until it is `gone`.
+    """
+    found = dict(apps)
+    for name in given:
+        app = apps.get(name)
+        if app is None:
+            kept = (parse_domain(domain) for domain, holder in held.items() if holder == name and name not in gone)
+            app = App(name, domains=tuple(filter(None, kept)))
+        found[name] = replace(app, domains=listed_domains(app, given))
+    return found
 
 
 def assign_domains(

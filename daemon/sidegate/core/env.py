@@ -10,14 +10,16 @@ from dataclasses import replace
 
 from sidegate.core.database_engines import DatabaseEngine
 from sidegate.core.model import DATABASE_PORT, DatabaseDetails, Variable
-from sidegate.errors import InvalidInputError, RefusedError
+from sidegate.errors import InvalidInputError, KeyClashError, RefusedError
 
 SCOPES = ("build", "runtime", "both")
 STAGES = ("build", "runtime")
 """What can be exported: a container or a build has one environment, and `both` is a scope of variables, not a place."""
 
-FORMATS = ("dotenv", "shell", "json", "docker")
+FORMATS = ("dotenv", "shell", "json", "docker", "build-args")
 KEY_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PORT = "PORT"
+ENTRY_MOST = 131_071  # bytes of KEY=VALUE: execve(2) takes no longer string (MAX_ARG_STRLEN, less its NUL)
 DOCKER_LINE_MAX = 65_535  # bytes: the docker command reads env files with Go's bufio.Scanner and its default buffer
 
 
@@ -31,10 +33,20 @@ def check_key(key: str) -> str:
 
 
 def check_value(key: str, value: str) -> str:
-    """Return `value`: any text, but no process can be given a NUL character (environ(7)). Raises InvalidInputError."""
+    """Return `value`: any text that a process can be given (environ(7), execve(2)). Raises InvalidInputError."""
     if "\0" in value:
         raise InvalidInputError(f"the value of {key} holds a NUL character, which no environment can carry")
+    if len(f"{key}={value}".encode(errors="surrogatepass")) > ENTRY_MOST:
+        raise InvalidInputError(f"{key} and its value are longer than 128 KiB, which no process can be given")
     return value
+
+
+def check_not_port(app: str, variables: Iterable[Variable]) -> None:
+    """Raise RefusedError where containers would be told another PORT than the one that requests go to."""
+    if any(v.key == PORT and v.scope != "build" for v in variables):
+        raise RefusedError(
+            f"PORT is given to {app} by Sidegate, which sends requests there: use `sidegate app port {app} NUMBER`"
+        )
 
 
 def check_scope(scope: str, among: Sequence[str] = SCOPES) -> str:
@@ -55,6 +67,19 @@ def clashes(present: Iterable[Variable], added: Iterable[Variable]) -> tuple[str
     for variable in present:
         scopes.setdefault(variable.key, []).append(variable.scope)
     return tuple(sorted({v.key for v in added if any(overlap(v.scope, s) for s in scopes.get(v.key, ()))}))
+
+
+def check_clashes(app: str, present: Iterable[Variable], added: Sequence[Variable], advice: str = "") -> None:
+    """Raise KeyClashError, listing every key and what it clashes with, unless `added` can join `present`.
+
+    `advice` says what to do about a key that is there already.
+    """
+    held = sorted({f"{v.key} for {v.scope}" for v in present if clashes([v], added)})
+    if held:
+        text = f"{app} already has {', '.join(held)}: nothing was changed"
+        raise KeyClashError(f"{text}; {advice}" if advice else text)
+    if twice := [v.key for i, v in enumerate(added) if clashes(added[:i], [v])]:
+        raise KeyClashError(f"{', '.join(twice)} is given twice for one scope: nothing was changed")
 
 
 def select(variables: Iterable[Variable], stage: str) -> tuple[Variable, ...]:
@@ -121,7 +146,9 @@ def parse_renames(texts: Iterable[str]) -> dict[str, str]:
 
 
 def export(values: Mapping[str, str], form: str) -> str:
-    """`values` as text in one of FORMATS, one variable a line (dotenv, shell, docker) or one object (json).
+    """`values` as text in one of FORMATS: one variable a line (dotenv, shell, docker), one object (json), or options of
+    `docker build` as words for a POSIX shell on one line (build-args), since `eval` would take a line's end as a
+    command's.
 
     Raises InvalidInputError for an unknown format, RefusedError for a value that the format cannot carry.
     """
@@ -134,6 +161,9 @@ def export(values: Mapping[str, str], form: str) -> str:
             return json.dumps(dict(values), ensure_ascii=False, indent=2) + "\n"
         case "docker":
             return "".join(_docker(key, value) for key, value in values.items())
+        case "build-args":
+            words = " ".join(f"--build-arg {_shell(f'{key}={value}')}" for key, value in values.items())
+            return f"{words}\n" if words else ""
         case _:
             raise InvalidInputError(f"{form!r} is not a format: use {_either(FORMATS)}")
 

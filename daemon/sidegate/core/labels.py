@@ -20,7 +20,12 @@ APP, DATABASE, ENGINE = "sidegate.app", "sidegate.database", "sidegate.engine"
 PORT, DOMAINS = "sidegate.port", "sidegate.domains"
 NETWORK, PHASE, ENABLE = "sidegate.network", "sidegate.phase", "sidegate.enable"
 MANAGED, INSTANCE = "sidegate.managed", "sidegate.instance"
-KNOWN = frozenset({APP, DATABASE, ENGINE, PORT, DOMAINS, NETWORK, PHASE, ENABLE, *(PREFIX + name for name in OPTIONS)})
+STRATEGY, REVISION = "sidegate.strategy", "sidegate.revision"
+KNOWN = frozenset(
+    {APP, DATABASE, ENGINE, PORT, DOMAINS, NETWORK, PHASE, ENABLE, STRATEGY, REVISION}
+    | {PREFIX + name for name in OPTIONS}
+)
+ROLLING, RECREATE = "rolling", "recreate"
 END_A, END_B = "sidegate.end.a", "sidegate.end.b"
 SWARM_TASK = "com.docker.swarm.task.id"
 
@@ -53,13 +58,15 @@ class Replica:
 class App:
     """A web program under one name; `replicas` in order of creation.
 
-    `options` are those that labels give, each with a value that can be read; the youngest replica's counts.
+    `options` are those that labels give, each with a value that can be read; the youngest replica's counts. `strategy`
+    is how containers are to be replaced as far as labels say, ROLLING or RECREATE.
     """
 
     name: str
     replicas: tuple[Replica, ...] = ()
     domains: tuple[Domain, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    strategy: str = ROLLING
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +99,11 @@ class _LabelError(Exception):
     """A container that cannot be taken in; the text says why."""
 
 
-def discover(containers: Iterable[Container], rules: Rules) -> Discovery:
-    """Sort containers into apps and databases. Of two that claim one name, the one created first keeps it."""
+def discover(containers: Iterable[Container], rules: Rules, ports: Mapping[str, int] | None = None) -> Discovery:
+    """Sort containers into apps and databases. Of two that claim one name, the one created first keeps it.
+
+    `ports`: app -> the PORT that Sidegate gives; a container that has it listens there, whatever its labels say.
+    """
     problems: list[Problem] = []
     replicas: dict[str, list[tuple[Replica, Mapping[str, str]]]] = {}
     databases: dict[str, Database] = {}
@@ -108,7 +118,10 @@ def discover(containers: Iterable[Container], rules: Rules) -> Discovery:
             if name in databases or (kind == DATABASE and name in replicas):
                 _refuse_taken(name, databases)
             if kind == APP:
-                replica = Replica(container, app_port(container, labels), labels.get(NETWORK, ""))
+                port = app_port(container, labels)
+                if ports and container.env.get("PORT") == str(ports.get(name)):
+                    port = ports[name]
+                replica = Replica(container, port, labels.get(NETWORK, ""))
                 replicas.setdefault(name, []).append((replica, labels))
             else:
                 databases[name] = Database(name, _engine(container, labels, problems), container)
@@ -195,7 +208,14 @@ def app_port(container: Container, labels: Mapping[str, str]) -> int:
 def _app(name: str, members: list[tuple[Replica, Mapping[str, str]]], problems: list[Problem]) -> App:
     domains: dict[Domain, None] = {}
     options: dict[str, str] = {}
+    strategy = ROLLING
     for replica, labels in members:
+        given = labels.get(STRATEGY, ROLLING)
+        if given == RECREATE:  # where one of them says that two cannot run side by side, better none do
+            strategy = RECREATE
+        elif given != ROLLING:
+            fault = f"ignored {STRATEGY}={given}: it is {ROLLING} or {RECREATE}"
+            problems.append(Problem(replica.container.name, fault))
         for text in filter(None, (part.strip() for part in labels.get(DOMAINS, "").split(","))):
             domain = parse_domain(text)
             if domain is None:
@@ -210,7 +230,7 @@ def _app(name: str, members: list[tuple[Replica, Mapping[str, str]]], problems: 
                 problems.append(Problem(replica.container.name, f"ignored {PREFIX}{option}: {why}"))
             elif text:
                 options[option] = text
-    return App(name, tuple(replica for replica, _ in members), tuple(domains), options)
+    return App(name, tuple(replica for replica, _ in members), tuple(domains), options, strategy)
 
 
 def parse_domain(text: str) -> Domain | None:

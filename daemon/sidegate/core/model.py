@@ -219,12 +219,14 @@ class Rollout:
     """Containers of an app that are being replaced, until all are or none is.
 
     `before` is what was deployed when it began (None: nothing, or an app that others run), `port_before` the port, and
-    both come back if it fails. `began` is a Unix time in seconds.
+    both come back if it fails. `began` is a Unix time in seconds. `replaces` are the ids of the containers that are to
+    go: whatever else there is by then has come since.
     """
 
     began: float
     before: Deployment | None = None
     port_before: int = 0
+    replaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

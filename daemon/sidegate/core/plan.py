@@ -150,15 +150,18 @@ class RemoveNetwork(NetworkAction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateNetwork(NetworkAction):
+    """`egress`: its containers reach the world; else nothing but each other."""
+
     rank: ClassVar[int] = 5
     subnet: IPv4Network
     device: str
     labels: Mapping[str, str] = field(repr=False)
     mtu: int = 0
+    egress: bool = False
 
     @property
     def what(self) -> str:
-        return f"create network {self.network} ({self.subnet})"
+        return f"create network {self.network} ({self.subnet}{', with egress' if self.egress else ''})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,6 +329,22 @@ class ReserveForKernel(OpenForwarder):
     @property
     def what(self) -> str:
         return f"leave clients of {self.database} on port {self.port} to the kernel's limits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangePassword(Action):
+    """Have a database's server take the password that the store keeps for it."""
+
+    rank: ClassVar[int] = 0
+    database: str
+
+    @property
+    def chain(self) -> str:
+        return f"password {self.database}"
+
+    @property
+    def what(self) -> str:
+        return f"change the password of {self.database}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from sidegate.core.labels import END_A, END_B, discover
 from sidegate.core.model import DEFAULT_BRIDGE, Container, EngineState, HostState, Network, Problem, Rules
 from sidegate.core.plan import (
     Action,
+    ChangePassword,
     ConnectContainer,
     ContainerRef,
     CreateNetwork,
@@ -66,6 +67,7 @@ def reconcile(desired: Desired, observed: Observed, rules: Rules) -> tuple[Plan,
         actions += _fast_path(desired, observed)
         actions += plan_redirects(desired.discovery, observed.engine.containers, observed.ports)
         actions += _join(desired, observed, rules, problems)
+        actions += (ChangePassword(cause="it was asked for", database=name) for name in desired.passwords)
     actions += _open_forwarders(desired, observed, where)
     return Plan(tuple(actions)), problems
 
@@ -90,7 +92,7 @@ def _close_forwarders(desired: Desired, observed: Observed, where: Mapping[str, 
 
 def places(desired: Desired, state: EngineState, rules: Rules) -> dict[str, Place]:
     """Where each database's external sessions end."""
-    ours = ((_ends(n), n.gateway) for n in state.networks if is_ours(n, rules))
+    ours = ((_ends(n), n.gateway) for n in state.networks if is_ours(n, rules) and n.internal)
     homes = {ends[0]: gateway for ends, gateway in ours if len(ends) == 1}
     # A purge wants nothing, and yet has to part clients from the databases that there are.
     databases = desired.discovery.databases or discover(state.containers, rules).databases
@@ -219,7 +221,9 @@ def _dissolve(network: Network, desired: Desired, attached: Collection[Container
     The network goes last: after a crash half-way it is still there to plan the rest from.
     """
     ends = _ends(network)
-    cause = f"{' and '.join(ends)} are no longer connected" if len(ends) > 1 else f"{ends[0]} is no longer a database"
+    cause = f"{ends[0]} is no longer a database" if network.internal else f"{ends[0]} is no longer deployed"
+    if len(ends) > 1:
+        cause = f"{' and '.join(ends)} are no longer connected"
     members = {c.id: c for c in attached}
     for container in members.values():
         yield DisconnectContainer(network=network.name, container=ContainerRef.of(container), cause=cause)
@@ -291,6 +295,7 @@ def _join(desired: Desired, observed: Observed, rules: Rules, problems: list[Pro
                 device=wanted.device,
                 labels=wanted.labels,
                 mtu=observed.host.mtu,
+                egress=wanted.egress,
                 cause=wanted.cause,
             )
         elif not is_ours(network, rules):

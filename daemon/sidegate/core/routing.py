@@ -1,6 +1,6 @@
 """From apps and databases to the routing snapshot: which replicas can be dialled, where, and if none, why."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sidegate.core.labels import App, Database, Domain, Replica, parse_domain
@@ -73,13 +73,15 @@ def app_route(
     health: Mapping[str, str] | None = None,
     mode: str = SERVING,
     policy: int = 0,
+    held: Collection[str] = (),
 ) -> Served:
     """Who takes an app's requests.
 
     `needs`: networks that a replica must be on before it does (B2), unless none is, since a connection added to running
     containers must not interrupt them. `health`: what the data plane's checks say (container id -> fault), None for an
     app that has none; a replica that was not checked yet waits while another is known to be well. Who only waits rests:
-    what it has in hand goes on. One that was told to stop is let go of, with the time to finish what it has.
+    what it has in hand goes on. One that was told to stop is let go of, with the time to finish what it has. `held`:
+    ids of those that are to wait until they were seen to be ready.
     """
     ready: list[tuple[Replica, Upstream]] = []
     waiting: dict[str, str] = {}
@@ -98,7 +100,10 @@ def app_route(
             waiting[container.id] = fault
         else:
             ready.append((replica, Upstream(container.name, address, replica.port, container.id)))
-    serving = _attached(ready, needs, waiting)
+    if held:
+        reasons += [STARTING for _, upstream in ready if upstream.id in held]
+        waiting |= {upstream.id: STARTING for _, upstream in ready if upstream.id in held}
+    serving = _attached([(r, u) for r, u in ready if u.id not in waiting], needs, waiting)
     for replica, _ in serving:
         container = replica.container
         if container.health == "unhealthy":

@@ -8,6 +8,7 @@ import structlog
 
 from sidegate.core.plan import (
     Action,
+    ChangePassword,
     CloseForwarder,
     ConnectContainer,
     CreateNetwork,
@@ -31,6 +32,7 @@ from sidegate.core.plan import (
 )
 from sidegate.errors import SidegateError
 from sidegate.reconciler.kernel import KernelPorts
+from sidegate.reconciler.passwords import Passwords
 from sidegate.reconciler.world import Certificates, DatabasePorts, Databases, DataPlane, Engine, Host
 
 CHAINS_AT_ONCE = 8  # the engine works on about this many networks side by side before calls only queue
@@ -63,6 +65,8 @@ class Applier:
     """None: only what listens at 3306 itself answers there."""
     kernel: KernelPorts | None = None
     """None: the workers carry every external connection."""
+    passwords: Passwords | None = None
+    """None: nobody changes one."""
 
     async def apply(self, plan: Plan) -> tuple[Failure, ...]:
         """Carry out every chain, side by side and bounded; returns what failed, in no particular order."""
@@ -95,7 +99,12 @@ class Applier:
         match action:
             case CreateNetwork():
                 await self.engine.create_network(
-                    action.network, subnet=action.subnet, device=action.device, labels=action.labels, mtu=action.mtu
+                    action.network,
+                    subnet=action.subnet,
+                    device=action.device,
+                    labels=action.labels,
+                    mtu=action.mtu,
+                    egress=action.egress,
                 )
             case ConnectContainer():
                 await self.engine.connect(action.container.id, action.network, action.aliases)
@@ -109,6 +118,8 @@ class Applier:
                 await self.host.forget_flows(action.peers)
             case KillSessions():
                 await self.databases.kill_sessions(action.database, action.peers)
+            case ChangePassword() if self.passwords is not None:
+                await self.passwords.change(action.database)
             case RedirectPort() if self.ports is not None:
                 await self.ports.redirect(action.container.pid, action.native)
             case RemoveRedirect() if self.ports is not None:

@@ -22,6 +22,7 @@ from sidegate.core.model import Container, EngineState, HostState, Intent, Probl
 from sidegate.core.newcomers import expect
 from sidegate.core.plan import (
     Action,
+    ChangePassword,
     CreateNetwork,
     CutAction,
     CutForwarded,
@@ -43,6 +44,7 @@ from sidegate.errors import (
 )
 from sidegate.reconciler.apply import Applier, Failure
 from sidegate.reconciler.ports import observe_ports
+from sidegate.reconciler.standing import Standing
 from sidegate.reconciler.terms import Terms
 from sidegate.reconciler.world import IntentStore
 
@@ -87,6 +89,7 @@ class Loop:
         """What the running pass, or the last one, saw."""
         self.desired = self.last.desired
         self.rules = rules
+        self.standing = Standing()
         self._applier = applier
         self._store = store
         self._resync = resync_seconds
@@ -213,12 +216,14 @@ class Loop:
             failures = await self._apply(plan)
             if any(isinstance(action, PortAction) for action in plan.actions):
                 ports = {}
+            if any(isinstance(action, ChangePassword) for action in plan.actions):
+                intent = replace(intent, passwords=self._store.intent.passwords)
             uncut += [failure for failure in failures if isinstance(failure.action, CutAction | CutForwarded)]
         if not fault:
             await self._applier.engine.expect(expect(desired, state, self.rules))
         await self._remember(intent, desired, engine_up=not fault)
         failures = (*(failure for failure in failures if failure not in uncut), *uncut)
-        problems = {*desired.problems, *unplanned, *self._cut_faults.values()}
+        problems = {*desired.problems, *unplanned, *self._cut_faults.values(), *self.standing.problems()}
         if desired.certificates is not None:
             problems |= set(desired.certificates.problems)
         problems |= {Problem(_subject(f.action), str(f)) for f in failures if f.action.essential}
@@ -238,6 +243,7 @@ class Loop:
             if wanted <= ticket and not passed.done():
                 passed.set_result(self.last)
         self._waiting = [(wanted, passed) for wanted, passed in self._waiting if not passed.done()]
+        self.standing.passed()
 
     async def _switch_off(self) -> None:
         """Close forwarders that nobody wants any more, or not to those who are on them, before looking at anything: an
@@ -328,6 +334,7 @@ class Loop:
             engine_up=engine_up,
             health=self._applier.data_plane.health(),
             kernel_fault=self._kernel.fault if self._kernel is not None else "this daemon has no kernel forwarder",
+            admitted=self.standing.admitted,
         )
 
     def _gone(self) -> frozenset[str]:
@@ -373,7 +380,7 @@ class Loop:
 
 def _subject(action: Action) -> str:
     """Whom a failed action is a problem of."""
-    return action.database if isinstance(action, PortAction) else "sidegate"
+    return action.database if isinstance(action, PortAction | ChangePassword) else "sidegate"
 
 
 def _cut_problem(failure: Failure) -> Problem:

@@ -3,17 +3,19 @@
 Every call has a deadline of its own and raises only errors of `sidegate.errors`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network
 from typing import Protocol
 
 from sidegate.core.certificates import CertificateSet, CertificateState
 from sidegate.core.database_ports import DatabasePort
 from sidegate.core.gates import Gate, KernelForward, KernelSession
-from sidegate.core.model import EngineState, External, HostState, Intent
+from sidegate.core.model import DatabaseDetails, Deployment, EngineState, External, HostState, Intent, Rollout, Variable
 from sidegate.core.newcomers import Newcomers
+from sidegate.core.passwords import PasswordChanged
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Listening, Session, Usage, WorkerStatus
+from sidegate.core.workloads import ContainerSpec, ImageInfo, LogLine, Snapshot
 
 
 class Engine(Protocol):
@@ -33,9 +35,17 @@ class Engine(Protocol):
         """The engine's version; raises EngineUnavailableError."""
 
     async def create_network(
-        self, name: str, *, subnet: IPv4Network, device: str, labels: Mapping[str, str], mtu: int
+        self,
+        name: str,
+        *,
+        subnet: IPv4Network,
+        device: str,
+        labels: Mapping[str, str],
+        mtu: int,
+        egress: bool = False,
     ) -> None:
-        """An internal bridge network (`POST /networks/create`, internal, CheckDuplicate). Existing already is success.
+        """A bridge network (`POST /networks/create`, CheckDuplicate), internal unless its containers are to have
+        `egress`, a way out. Existing already is success.
 
         Raises SubnetTakenError when the engine says the subnet overlaps another.
         """
@@ -63,6 +73,68 @@ class Engine(Protocol):
         """End the event stream and the threads. Safe to call twice."""
 
 
+class Workloads(Protocol):
+    """Containers, made and made anew. Raises EngineUnavailableError when the engine does not answer, EngineError when
+    it refuses. A change that it did not confirm in time is looked at again before anything is raised."""
+
+    async def image(self, reference: str) -> ImageInfo:
+        """An image that this node has, by name or id. Raises NotFoundError saying how to get it."""
+
+    async def pull(self, reference: str, progress: Callable[[str], None]) -> None:
+        """Fetch an image with the engine's own credentials; `progress` gets what it says, a line at a time, at most
+        some four a second. As long as it takes: cancel it. Raises NotFoundError, EngineError."""
+
+    async def snapshots(self, names: Collection[str]) -> Mapping[str, Snapshot]:
+        """Those of the named containers that exist, asked of the engine now (some 2 ms each): never from a cache, so a
+        decision may rest on it. A start that is under way holds the answer up until it is through."""
+
+    async def check(self, snapshot: Snapshot) -> None:
+        """Raise RefusedError where the container cannot be made anew, saying why: --rm, a swarm task, an image or a
+        container that it needs is gone, another container lives in its namespaces or links to it. Nothing is changed;
+        ask before anything is stopped. `copy` does not ask again."""
+
+    async def copy(self, snapshot: Snapshot, name: str, env: Mapping[str, str]) -> str:
+        """Create, not start, a container that differs from the snapshot in name and environment only; returns its id.
+
+        `env` is the whole environment; a variable that the image gives comes back when it is left out. It shares the
+        volumes, anonymous ones included. Ports and addresses are taken at the start and not before: where two cannot
+        run side by side, it can be created while the first still runs.
+
+        A copy is not made in one call: one that is still `created` when a daemon starts may lack networks. Remove it
+        and copy again. Raises EngineError where the name is taken.
+        """
+
+    async def create(self, spec: ContainerSpec, name: str) -> str:
+        """Create, not start, a container of our own; returns its id. Named volumes that are missing are made. Raises
+        EngineError where the name is taken, NotFoundError where the image or the network is missing."""
+
+    async def start(self, container_id: str) -> None:
+        """Running already is success. Raises NotFoundError, and EngineError with the engine's reason (a port that is
+        taken, a program that is not there)."""
+
+    async def stop(self, container_id: str) -> None:
+        """By its own stop signal, and SIGKILL after its own timeout: returns when it has ended. Not running, or not
+        there, is success."""
+
+    async def rename(self, container_id: str, name: str) -> None:
+        """Named so already is success. Raises NotFoundError, and EngineError where the name is taken."""
+
+    async def remove(self, container_id: str, *, volumes: bool = False) -> None:
+        """Kill it if it runs, and remove it; returns when its name is free. Not there is success. `volumes`: its
+        anonymous volumes, too, less those that another container has (a copy has them all)."""
+
+    async def logs(self, container_id: str, tail: int = 20) -> str:
+        """The last lines that it wrote, both streams, 16 KiB at most; also where it has ended. In parentheses, why
+        there are none to be had. Raises NotFoundError."""
+
+    def follow(self, container_id: str, tail: int = 20) -> AsyncGenerator[LogLine, None]:
+        """The last lines, then each as it is written, until the container ends: for `async with aclosing(...)`. Who
+        reads slowly slows down nobody but himself. Raises NotFoundError."""
+
+    async def close(self) -> None:
+        """End what is under way. Safe to call twice."""
+
+
 class IntentStore(Protocol):
     """The store as far as the reconciler goes: it reads the intent, and remembers who holds which domain."""
 
@@ -74,6 +146,41 @@ class IntentStore(Protocol):
 
     async def replace_external(self, database: str, seen: External, external: External) -> Intent:
         """Keep `external`, unless it is no longer as it was `seen`. Raises StoreError likewise."""
+
+
+class RolloutStore(Protocol):
+    """The store as far as rollouts go. Every write raises StoreError when it failed, and then nothing has changed."""
+
+    @property
+    def intent(self) -> Intent: ...
+
+    async def begin_rollout(self, app: str, rollout: Rollout) -> Intent:
+        """An app's containers are being replaced from now on."""
+
+    async def end_rollout(self, app: str, *, restore: bool) -> Intent:
+        """It is over; `restore`: what was deployed before, and the port, come back. Raises NotFoundError where none
+        was under way."""
+
+    async def set_deployment(self, app: str, deployment: Deployment | None) -> Intent:
+        """What Sidegate shall run of an app; the rest that is known of it stays."""
+
+    async def forget_app(self, app: str) -> Intent:
+        """As if nobody had ever said anything of it."""
+
+
+class PasswordStore(Protocol):
+    """The store as far as passwords go. Every write raises StoreError when it failed, and then nothing has changed."""
+
+    @property
+    def intent(self) -> Intent: ...
+
+    async def end_password(
+        self, database: str, details: DatabaseDetails | None, updates: Mapping[str, Sequence[Variable]] = ...
+    ) -> Intent:
+        """A change of a password is over; `details` None: it was taken back. `updates`: variables by app that follow.
+
+        Raises NotFoundError where none was under way, and KeyClashError.
+        """
 
 
 class Host(Protocol):
@@ -205,6 +312,14 @@ class KernelForwarding(Protocol):
 
 class Databases(Protocol):
     """Database servers, by name, reached over their home networks."""
+
+    async def change_password(self, database: str, password: str, *, disconnect: bool = False) -> PasswordChanged:
+        """Give the user that apps log in as a new password, in all its accounts; having it already is success.
+        `disconnect` ends the sessions that this user has.
+
+        Raises PasswordRefusedError where the server goes on with the old one, PasswordUncertainError where it may have
+        the new one, LoginFailedError where this has changed nothing.
+        """
 
     async def kill_sessions(self, database: str, peers: IPv4Network) -> int:
         """End server threads whose client address lies in `peers` (the engine's own KILL: a destroyed socket does

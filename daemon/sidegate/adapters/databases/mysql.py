@@ -1,4 +1,5 @@
-"""MariaDB and MySQL servers: trying a login, ending sessions, whether TLS is spoken. The only importer of aiomysql.
+"""MariaDB and MySQL servers: logins, ending sessions, changing passwords, whether TLS is spoken. The only importer of
+aiomysql.
 
 aiomysql rather than PyMySQL in threads: it is kept up by aio-libs (0.3.2), silent under Python 3.11 with warnings as
 errors, and a coroutine ends at its deadline, where a thread that waits for a slow server goes on. A server is a
@@ -7,24 +8,30 @@ stays off). Never keeps a connection or a password.
 """
 
 import asyncio
+import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import aiomysql
 from pymysql.constants import CLIENT, CR, ER
 from pymysql.err import MySQLError
 
+from sidegate.adapters.databases.changing import Attempt, Change, Outcome, change_accounts, without, works
 from sidegate.adapters.databases.said import NobodyListensError, shown
-from sidegate.errors import LoginFailedError
+from sidegate.errors import LoginFailedError, PasswordRefusedError
 
 T = TypeVar("T")
 
 _REFUSED = frozenset({ER.ACCESS_DENIED_ERROR, 1698})  # 1698: MariaDB, for an account that has no password
 _FOREIGN_SESSION = ER.KILL_DENIED_ERROR
 _SESSION_GONE = ER.NO_SUCH_THREAD
+_TAKES_NO_PASSWORD = 1699  # ER_SET_PASSWORD_AUTH_PLUGIN: unix_socket and the like
+_OF_THE_SERVER = range(1000, 2000)  # and from 3000 on; between are the client's own, such as a connection that was lost
+_ACCOUNTS = "SELECT User, Host, plugin FROM mysql.user WHERE Host <> '' AND User = "
+_PASSWORD_PLUGINS = ("mysql_native_password", "caching_sha2_password", "sha256_password")
 
 
 class _Cursor(aiomysql.Cursor):  # type: ignore[misc]  # aiomysql has no types
@@ -86,6 +93,145 @@ async def kill_sessions(
         return killed
 
     return await _logged_in(address, port, user, password, "", timeout, kill)
+
+
+async def change_password(address: str, port: int, login: tuple[str, str], change: Change, timeout: float) -> Outcome:
+    """Give every account of a user ("shop"@"%", "shop"@"localhost", ...) a new password, within `timeout` seconds.
+
+    Who may not see all accounts changes its own, and `notes` say so; an account that takes no password stays as it is.
+    MariaDB is given a hash where an account is content with one, so that the password is in no log of its; MySQL takes
+    passwords from the statements that it logs by itself.
+    Raises LoginFailedError where nothing was changed, PasswordUncertainError where that is not known,
+    NobodyListensError where nothing is there to log in to.
+    """
+    attempt, (user, password) = Attempt(), login
+
+    async def check(secret: str) -> str:
+        return await check_login(address, port, change.user, secret, "", timeout)
+
+    async def act(connection: aiomysql.Connection) -> Outcome:
+        ((version,),) = await _query(connection, "SELECT VERSION()")
+        # From here on a literal means the same on every server; a schema's or the server's own mode does not matter.
+        await _query(connection, "SET SESSION sql_mode = ''")
+        accounts, notes = await _accounts(connection, change.user, own=user == change.user)
+        spoken = _set_in_mariadb if "MariaDB" in version else _set_in_mysql
+
+        async def alter(account: _Account, secret: str) -> str:
+            return await _done(connection, spoken(account, secret), change)
+
+        old_works = login == (change.user, change.old) or await works(check, change.old)
+        changed, refusals = await change_accounts(
+            change, attempt, accounts, alter=alter, check=check, old_works=old_works
+        )
+        ended = 0
+        if change.disconnect:
+            ended, denied = await _kill_user(connection, change.user)
+            notes += [f"{denied} sessions of {change.user} could not be ended"] if denied else []
+        return Outcome(tuple(map(str, changed)), ended, (*notes, *refusals))
+
+    try:
+        return await _logged_in(address, port, user, password, "", timeout, act)
+    except PasswordRefusedError:
+        raise
+    except LoginFailedError as error:
+        raise attempt.failed(error) from error
+
+
+class _Account(NamedTuple):
+    """One of a user's accounts, as statements name it: empty is the one that is logged in."""
+
+    user: str
+    host: str
+    plugin: str
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host}"
+
+    @property
+    def literal(self) -> str:
+        return f"{_literal(self.user)}@{_literal(self.host)}"
+
+
+async def _accounts(connection: aiomysql.Connection, user: str, *, own: bool) -> tuple[list[_Account], list[str]]:
+    """All of a user's accounts; only the one that is logged in where it may not see the others, with a note."""
+    ((current,),) = await _query(connection, "SELECT CURRENT_USER()")
+    own_user, _, own_host = current.rpartition("@")
+    mine = _Account(own_user, own_host, plugin="")
+    try:
+        rows = await _query(connection, _ACCOUNTS + _literal(user))
+    except MySQLError as error:
+        if not own or not _said_by_server(error):
+            raise
+        others = f"whether {user} has accounts beside {mine} cannot be seen without the administrator's password"
+        return [mine], [f"{others}: they would keep their old one"]
+    found = [_Account(*map(_text, row)) for row in rows]
+    if not found:
+        raise LoginFailedError(f"the server has no user {user!r}")
+    # The one that this login goes by comes last: once that one is changed, all are.
+    return sorted(found, key=lambda account: (str(account) == str(mine), account.host)), []
+
+
+def _set_in_mariadb(account: _Account, password: str) -> tuple[str, ...]:
+    """Statements to try, the first one that the server takes counts. SET PASSWORD leaves an account's other ways in."""
+    inner = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
+    native = "*" + hashlib.sha1(inner, usedforsecurity=False).hexdigest().upper()
+    target = f"SET PASSWORD FOR {account.literal}" if account.plugin else "SET PASSWORD"
+    return f"{target} = '{native}'", f"{target} = PASSWORD({_literal(password)})"
+
+
+def _set_in_mysql(account: _Account, password: str) -> tuple[str, ...]:
+    if not account.plugin:
+        return (f"ALTER USER USER() IDENTIFIED BY {_literal(password)}",)
+    if account.plugin not in _PASSWORD_PLUGINS:
+        return ()
+    return (f"ALTER USER {account.literal} IDENTIFIED WITH {_literal(account.plugin)} BY {_literal(password)}",)
+
+
+async def _done(connection: aiomysql.Connection, statements: tuple[str, ...], change: Change) -> str:
+    """Have the server carry out the first of `statements` that it takes; returns why it takes none."""
+    said = "takes no password"
+    for statement in statements:
+        try:
+            await _query(connection, statement)
+        except MySQLError as error:
+            if not _said_by_server(error):
+                raise
+            code, text = error.args[0], str(error.args[1])
+            said = f"takes no password ({shown(text)})" if code == _TAKES_NO_PASSWORD else ""
+            said = said or without(shown(text), change.new, change.old)
+        else:
+            return ""
+    return said
+
+
+async def _kill_user(connection: aiomysql.Connection, user: str) -> tuple[int, int]:
+    """End a user's sessions but this one; returns how many there were, and how many may not be ended."""
+    ((ours,),) = await _query(connection, "SELECT CONNECTION_ID()")
+    killed = denied = 0
+    for number, owner, *_ in await _query(connection, "SHOW PROCESSLIST"):
+        if number != ours and owner == user:
+            try:
+                await _query(connection, f"KILL CONNECTION {int(number)}")
+                killed += 1
+            except MySQLError as error:
+                if not _said_by_server(error):
+                    raise
+                denied += error.args[0] == _FOREIGN_SESSION
+    return killed, denied
+
+
+def _said_by_server(error: MySQLError) -> bool:
+    code = error.args[0] if error.args else 0
+    return code in _OF_THE_SERVER or code >= 3000
+
+
+def _literal(text: str) -> str:
+    """A string in a statement, for a session without NO_BACKSLASH_ESCAPES (MySQL's manual, "String Literals")."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 async def speaks_tls(address: str, port: int, user: str, password: str, timeout: float) -> bool | None:

@@ -1,4 +1,4 @@
-"""PostgreSQL servers: trying a login, ending sessions, whether TLS is spoken. The only importer of asyncpg.
+"""PostgreSQL servers: logins, ending sessions, changing passwords, whether TLS is spoken. The only importer of asyncpg.
 
 asyncpg: kept up by MagicStack, whose uvloop this runs on, and needs no libpq. Everything that it would otherwise take
 from the daemon's own environment (PGDATABASE, ~/.pgpass, ...) is given. A server is a customer's: what it says is cut
@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from sidegate.adapters.databases.changing import Attempt, Change, Outcome, change_accounts, works
 from sidegate.adapters.databases.said import NobodyListensError, shown
-from sidegate.errors import LoginFailedError
+from sidegate.adapters.databases.scram import md5_verifier, scram_verifier
+from sidegate.errors import LoginFailedError, PasswordRefusedError
 
 T = TypeVar("T")
 
@@ -72,6 +74,63 @@ async def kill_sessions(
         return killed
 
     return await _logged_in(address, port, user, password, schema, timeout, kill)
+
+
+async def change_password(address: str, port: int, login: tuple[str, str], change: Change, timeout: float) -> Outcome:
+    """Give a role a new password, within `timeout` seconds. The server gets what it would keep of it anyhow, a verifier
+    of the kind that its `password_encryption` says, so the password itself is in no statement and in no log.
+
+    Raises LoginFailedError where nothing was changed, PasswordUncertainError where that is not known,
+    NobodyListensError where nothing is there to log in to.
+    """
+    attempt, (user, password) = Attempt(), login
+
+    async def check(secret: str) -> str:
+        return await check_login(address, port, change.user, secret, change.schema, timeout)
+
+    async def act(connection: Any) -> Outcome:
+        kind = await connection.fetchval("SHOW password_encryption")
+
+        async def alter(role: str, secret: str) -> str:
+            verifier = scram_verifier(secret) if kind == "scram-sha-256" else md5_verifier(secret, role)
+            name = role.replace('"', '""')
+            try:
+                await connection.execute(f"ALTER ROLE \"{name}\" PASSWORD '{verifier}'")
+            except asyncpg.PostgresConnectionError:
+                raise
+            except asyncpg.PostgresError as error:
+                return shown(error)
+            return ""
+
+        old_works = login == (change.user, change.old) or await works(check, change.old)
+        roles, notes = await change_accounts(
+            change, attempt, (change.user,), alter=alter, check=check, old_works=old_works
+        )
+        ended = 0
+        if change.disconnect:
+            ended, denied = await _end_sessions(connection, change.user)
+            notes += [f"{denied} sessions of {change.user} could not be ended"] if denied else []
+        return Outcome(tuple(roles), ended, tuple(notes))
+
+    try:
+        return await _logged_in(address, port, user, password, change.schema, timeout, act)
+    except PasswordRefusedError:
+        raise
+    except LoginFailedError as error:
+        raise attempt.failed(error) from error
+
+
+async def _end_sessions(connection: Any, user: str) -> tuple[int, int]:
+    """End a role's sessions but this one; returns how many there were, and how many may not be ended."""
+    ended = denied = 0
+    for (pid,) in await connection.fetch(
+        "SELECT pid FROM pg_catalog.pg_stat_activity WHERE usename = $1 AND pid <> pg_catalog.pg_backend_pid()", user
+    ):
+        try:
+            ended += await connection.fetchval("SELECT pg_catalog.pg_terminate_backend($1)", pid)
+        except asyncpg.InsufficientPrivilegeError:
+            denied += 1
+    return ended, denied
 
 
 async def speaks_tls(address: str, port: int, user: str, password: str, timeout: float) -> bool | None:

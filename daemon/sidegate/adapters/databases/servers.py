@@ -4,19 +4,22 @@ Never keeps a password: a login is looked up each time.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Protocol
 
 from sidegate.adapters.databases import mysql, postgres
+from sidegate.adapters.databases.changing import Change, Outcome
 from sidegate.adapters.databases.said import NobodyListensError
 from sidegate.core.database_engines import DATABASE_ENGINES, DatabaseEngine, administrators
 from sidegate.core.model import DATABASE_PORT, DatabaseDetails
-from sidegate.errors import LoginFailedError
+from sidegate.core.passwords import PasswordChanged, with_password
+from sidegate.errors import LoginFailedError, PasswordRefusedError, PasswordUncertainError
 
 LOGIN_SECONDS = 3.0
 KILL_SECONDS = 2.0
 TLS_SECONDS = 1.0
+CHANGE_SECONDS = 4.0
 
 
 class Driver(Protocol):
@@ -38,6 +41,10 @@ class Driver(Protocol):
         names: frozenset[str] = frozenset(),
     ) -> int: ...
 
+    async def change_password(
+        self, address: str, port: int, login: tuple[str, str], change: Change, timeout: float
+    ) -> Outcome: ...
+
     async def speaks_tls(self, address: str, port: int, user: str, password: str, timeout: float) -> bool | None: ...
 
 
@@ -48,12 +55,13 @@ DRIVERS: Mapping[str, Driver] = {"mysql": mysql, "postgres": postgres}
 @dataclass(frozen=True, slots=True)
 class Location:
     """A running database: its engine, its address on its home network, its login as far as it is known, its networks'
-    subnets."""
+    subnets; `given` is what people said of its login."""
 
     engine: DatabaseEngine
     address: str
     details: DatabaseDetails
     networks: Mapping[str, tuple[IPv4Network, ...]]
+    given: DatabaseDetails = field(default_factory=DatabaseDetails)
 
 
 Locate = Callable[[str], Awaitable[Location]]
@@ -96,6 +104,46 @@ class DatabaseServers:
             except NobodyListensError:
                 continue
         return 0
+
+    async def change_password(self, database: str, password: str, *, disconnect: bool = False) -> PasswordChanged:
+        """Give the user that apps log in as a new password; one that the server has already is given again, so that no
+        account is left out. As the administrator where that login is known and works, else as the user.
+
+        Raises PasswordRefusedError where the server goes on with the old one, PasswordUncertainError where it may have
+        the new one, LoginFailedError where this has changed nothing.
+        """
+        where = await self._locate(database)
+        details = where.details
+        if not details.user:
+            raise LoginFailedError(f"the user of {database} is not known: `sidegate db set {database} --user`")
+        change = Change(details.user, details.password, password, details.schema, disconnect)
+        logins = (*administrators(where.engine, details), (details.user, password))
+        reasons: list[str] = []
+        for port in dict.fromkeys((where.engine.port, DATABASE_PORT)):
+            try:
+                outcome = await self._change(where, port, logins, change, reasons)
+            except NobodyListensError as error:
+                reasons.append(str(error))
+                continue
+            after = with_password(where.engine, details, where.given, password)
+            engine = where.engine.name
+            return PasswordChanged(engine, details, after, outcome.accounts, outcome.ended, outcome.notes)
+        raise LoginFailedError("; ".join(reasons))
+
+    async def _change(
+        self, where: Location, port: int, logins: tuple[tuple[str, str], ...], change: Change, reasons: list[str]
+    ) -> Outcome:
+        driver = DRIVERS[where.engine.protocol]
+        kind: type[LoginFailedError] = LoginFailedError
+        for login in dict.fromkeys(logins):
+            try:
+                return await driver.change_password(where.address, port, login, change, CHANGE_SECONDS)
+            except (NobodyListensError, PasswordUncertainError):
+                raise
+            except LoginFailedError as error:
+                reasons.append(str(error))
+                kind = PasswordRefusedError if isinstance(error, PasswordRefusedError) else kind
+        raise kind("; ".join(dict.fromkeys(reasons)))
 
     async def _kill(self, where: Location, port: int, logins: tuple[tuple[str, str], ...], peers: IPv4Network) -> int:
         # A server that resolves names shows a client as <container>.<network>: only networks of these peers count.

@@ -36,6 +36,8 @@ from sidegate.adapters.docker.documents import (
 from sidegate.errors import EngineError, EngineUnavailableError
 
 T = TypeVar("T")
+Api = docker.APIClient
+Cancellable = CancellableStream
 
 NEWEST_API = "1.44"
 """The newest API version that this code was written against. Engine 29 accepts nothing older; newer ones accept it."""
@@ -90,17 +92,17 @@ class EngineClient:
 
     def version(self) -> str:
         """The engine's version, such as 20.10.24 (`GET /version`)."""
-        return str(self._call("say its version", lambda api: api.version()["Version"]))
+        return str(self.call("say its version", lambda api: api.version()["Version"]))
 
     def containers(self) -> list[ContainerRow]:
         """`GET /containers/json?all=1`."""
-        return self._call(
+        return self.call(
             "list containers", lambda api: msgspec.convert(api.containers(all=True), type=list[ContainerRow])
         )
 
     def containers_on(self, network: str) -> list[ContainerRow]:
         """Containers configured on a network, stopped ones included (`GET /containers/json?filters=`)."""
-        return self._call(
+        return self.call(
             f"list the containers on {network}",
             lambda api: msgspec.convert(
                 api.containers(all=True, filters={"network": network}), type=list[ContainerRow]
@@ -109,25 +111,25 @@ class EngineClient:
 
     def networks(self) -> list[NetworkDocument]:
         """`GET /networks`; without what is attached to them."""
-        return self._call("list networks", lambda api: msgspec.convert(api.networks(), type=list[NetworkDocument]))
+        return self.call("list networks", lambda api: msgspec.convert(api.networks(), type=list[NetworkDocument]))
 
     def container(self, container_id: str) -> ContainerDocument:
         """`GET /containers/{id}/json`. Waits for the container's lock, which a start holds for its whole length."""
-        return self._call(
+        return self.call(
             f"inspect container {container_id[:12]}",
             lambda api: msgspec.convert(api.inspect_container(container_id), type=ContainerDocument),
         )
 
     def network(self, name: str) -> NetworkDocument:
         """`GET /networks/{name}`."""
-        return self._call(
+        return self.call(
             f"inspect network {name}",
             lambda api: msgspec.convert(api.inspect_network(name), type=NetworkDocument),
         )
 
     def image(self, image_id: str) -> ImageDocument:
         """`GET /images/{id}/json`."""
-        return self._call(
+        return self.call(
             f"inspect image {image_id[:19]}",
             lambda api: msgspec.convert(api.inspect_image(image_id), type=ImageDocument),  # type: ignore[no-untyped-call]
         )
@@ -154,7 +156,7 @@ class EngineClient:
                         content = file.read() if file else b""
                 return stat, content
 
-        return self._call(f"read {path} in container {container_id[:12]}", get)
+        return self.call(f"read {path} in container {container_id[:12]}", get)
 
     def events(self, since: str) -> "EventFeed":
         """Subscribe (`GET /events`), on a connection of its own; `since` is a Unix time of the engine's clock or empty.
@@ -180,12 +182,12 @@ class EngineClient:
     # --- changing --------------------
 
     def create_network(
-        self, name: str, *, subnet: IPv4Network, options: Mapping[str, str], labels: Mapping[str, str]
+        self, name: str, *, subnet: IPv4Network, options: Mapping[str, str], labels: Mapping[str, str], internal: bool
     ) -> None:
-        """An internal bridge network (`POST /networks/create`)."""
+        """A bridge network (`POST /networks/create`); containers on an `internal` one reach nothing but each other."""
         # The gateway is said although it is the default: `GET /networks` lists only what was asked for.
         ipam = IPAMConfig(pool_configs=[IPAMPool(subnet=str(subnet), gateway=str(subnet.network_address + 1))])
-        self._call(
+        self.call(
             f"create network {name} with subnet {subnet}",
             lambda api: api.create_network(
                 name,
@@ -193,7 +195,7 @@ class EngineClient:
                 options=dict(options),
                 ipam=ipam,
                 check_duplicate=True,
-                internal=True,
+                internal=internal,
                 labels=dict(labels),
             ),
             changes=True,
@@ -201,11 +203,11 @@ class EngineClient:
 
     def remove_network(self, name: str) -> None:
         """`DELETE /networks/{name}`."""
-        self._call(f"remove network {name}", lambda api: api.remove_network(name), changes=True)
+        self.call(f"remove network {name}", lambda api: api.remove_network(name), changes=True)
 
     def connect(self, container: str, network: str, aliases: frozenset[str]) -> None:
         """`POST /networks/{id}/connect`."""
-        self._call(
+        self.call(
             f"connect container {container[:12]} to network {network}",
             lambda api: api.connect_container_to_network(container, network, aliases=sorted(aliases)),
             changes=True,
@@ -213,7 +215,7 @@ class EngineClient:
 
     def disconnect(self, container: str, network: str) -> None:
         """`POST /networks/{id}/disconnect` with force; `container` may be the name of a ghost endpoint."""
-        self._call(
+        self.call(
             f"disconnect container {container[:12]} from network {network}",
             lambda api: api.disconnect_container_from_network(container, network, force=True),
             changes=True,
@@ -228,8 +230,11 @@ class EngineClient:
 
     # --- connecting, and what goes wrong --------------------
 
-    def _call(self, doing: str, call: Callable[[docker.APIClient], T], *, changes: bool = False) -> T:
-        """Run one SDK call. A read whose kept-alive connection turns out broken is made again on a new one."""
+    def call(self, doing: str, call: Callable[[docker.APIClient], T], *, changes: bool = False) -> T:
+        """Run one call of the SDK, also for the modules beside this one; `doing` completes "the engine cannot …".
+
+        A read whose kept-alive connection turns out broken is made again on a new one.
+        """
         try:
             with self._translated(doing, changes=changes):
                 return call(self._client())

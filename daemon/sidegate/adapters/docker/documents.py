@@ -10,9 +10,14 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from sidegate.core.labels import PHASE
 from sidegate.core.model import Container, Endpoint, Network
+from sidegate.core.workloads import ImageInfo
 
 TCP_PORT = re.compile(r"(\d+)(?:/tcp)?")
+NO_OPERATION = "#(nop)"
+"""Source: moby's builder/dockerfile/internals.go, commit."""
+
 RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 HEALTH_IN_STATUS = re.compile(r"\((?:health: )?(starting|healthy|unhealthy)\)")
 SHORT_ID = 12
@@ -80,6 +85,12 @@ class StateDocument(Document, frozen=True):
     health: HealthDocument | None = None
 
 
+class HealthcheckDocument(Document, frozen=True):
+    """Config.Healthcheck; `test` begins with NONE, CMD or CMD-SHELL, and is empty for the image's own."""
+
+    test: tuple[str, ...] | None = None
+
+
 class ConfigDocument(Document, frozen=True):
     """Config of a container or an image; `env` is a list of KEY=VALUE, `stop_timeout` in seconds."""
 
@@ -89,6 +100,8 @@ class ConfigDocument(Document, frozen=True):
     exposed_ports: dict[str, object] | None = None
     stop_signal: str = ""
     stop_timeout: int | None = None
+    cmd: tuple[str, ...] | None = None
+    healthcheck: HealthcheckDocument | None = None
 
 
 class HostConfig(Document, frozen=True):
@@ -115,6 +128,7 @@ class ContainerDocument(Document, frozen=True):
 class ImageDocument(Document, frozen=True):
     """`GET /images/{id}/json`."""
 
+    id: str = ""
     config: ConfigDocument | None = None
 
     @property
@@ -212,9 +226,9 @@ def container_of(document: ContainerDocument, image_labels: Mapping[str, str]) -
         id=document.id,
         name=document.name.removeprefix("/"),
         image=config.image,
-        labels=config.labels or {},
+        labels=_labels(config),
         image_labels=image_labels,
-        env=dict(entry.split("=", 1) for entry in config.env or () if "=" in entry),
+        env=environment(config),
         state=document.state.status,
         health="" if health == "none" else health,
         network_mode=host.network_mode,
@@ -222,12 +236,47 @@ def container_of(document: ContainerDocument, image_labels: Mapping[str, str]) -
             _endpoint(document, name, e)
             for name, e in sorted((settings.networks or {}).items(), key=lambda item: item[0])
         ),
-        exposed_ports=tuple(sorted(int(m[1]) for p in config.exposed_ports or () if (m := TCP_PORT.fullmatch(p)))),
+        exposed_ports=exposed(config),
         published_ports=_published(host.port_bindings, settings.ports),
         links=host.links or (),
         pid=document.state.pid,
         created=utc(document.created),
     )
+
+
+def _labels(config: ConfigDocument) -> dict[str, str]:
+    """A container's labels; one of a builder's own steps is marked as such, whatever a Dockerfile's LABEL says.
+
+    The engine's builder makes a container for each instruction that only changes the configuration, and never starts
+    it: its image has not yet the labels that the instruction gives, so they would count as somebody's word.
+    """
+    labels = config.labels or {}
+    if any(word.startswith(NO_OPERATION) for word in config.cmd or ()):
+        return {**labels, PHASE: "build"}
+    return labels
+
+
+def image_of(document: ImageDocument) -> ImageInfo:
+    """Our `ImageInfo` from an image's inspect document."""
+    config = document.config or ConfigDocument()
+    test = (config.healthcheck and config.healthcheck.test) or ()
+    return ImageInfo(
+        document.id,
+        exposed_ports=exposed(config),
+        labels=config.labels or {},
+        env=environment(config),
+        health_check=test[:1] not in ((), ("NONE",)),
+    )
+
+
+def environment(config: ConfigDocument) -> dict[str, str]:
+    """Variables that have a value; an entry without one takes a variable away."""
+    return dict(entry.split("=", 1) for entry in config.env or () if "=" in entry)
+
+
+def exposed(config: ConfigDocument) -> tuple[int, ...]:
+    """TCP ports, in order."""
+    return tuple(sorted(int(m[1]) for p in config.exposed_ports or () if (m := TCP_PORT.fullmatch(p))))
 
 
 def _endpoint(document: ContainerDocument, network: str, endpoint: EndpointDocument) -> Endpoint:

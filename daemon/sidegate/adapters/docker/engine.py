@@ -202,7 +202,14 @@ class DockerEngine:
     # --- changing --------------------
 
     async def create_network(
-        self, name: str, *, subnet: IPv4Network, device: str, labels: Mapping[str, str], mtu: int
+        self,
+        name: str,
+        *,
+        subnet: IPv4Network,
+        device: str,
+        labels: Mapping[str, str],
+        mtu: int,
+        egress: bool = False,
     ) -> None:
         """`device` is the bridge's name on the host, `mtu` 0 for the engine's default."""
         options = {"com.docker.network.bridge.name": device}
@@ -211,7 +218,9 @@ class DockerEngine:
         try:
             await self._change(
                 f"create network {name}",
-                lambda: self._client.create_network(name, subnet=subnet, options=options, labels=labels),
+                lambda: self._client.create_network(
+                    name, subnet=subnet, options=options, labels=labels, internal=not egress
+                ),
             )
         except EngineAnswerError as error:
             if f"network with name {name} already exists" in error.said:

@@ -8,6 +8,15 @@ from sidegate.api.schemas.base import ProblemDocument as ProblemDocument
 from sidegate.api.schemas.base import ProblemView as ProblemView
 from sidegate.api.schemas.base import Request as Request
 from sidegate.api.schemas.base import Result as Result
+from sidegate.api.schemas.builds import BuildQuery as BuildQuery
+from sidegate.api.schemas.builds import Built as Built
+from sidegate.api.schemas.deployments import AppRemoved as AppRemoved
+from sidegate.api.schemas.deployments import DeploymentView as DeploymentView
+from sidegate.api.schemas.deployments import DeployRequest as DeployRequest
+from sidegate.api.schemas.deployments import DomainsRequest as DomainsRequest
+from sidegate.api.schemas.deployments import Logs as Logs
+from sidegate.api.schemas.deployments import LogsQuery as LogsQuery
+from sidegate.api.schemas.deployments import PortRequest as PortRequest
 from sidegate.api.schemas.external import EntryView as EntryView
 from sidegate.api.schemas.external import ExternalEdit as ExternalEdit
 from sidegate.api.schemas.external import ExternalRequest as ExternalRequest
@@ -15,6 +24,24 @@ from sidegate.api.schemas.external import ExternalView as ExternalView
 from sidegate.api.schemas.external import Kicked as Kicked
 from sidegate.api.schemas.external import KickQuery as KickQuery
 from sidegate.api.schemas.external import SessionView as SessionView
+from sidegate.api.schemas.own_databases import CreateDatabaseRequest as CreateDatabaseRequest
+from sidegate.api.schemas.own_databases import DatabaseCreated as DatabaseCreated
+from sidegate.api.schemas.own_databases import DatabaseRemoved as DatabaseRemoved
+from sidegate.api.schemas.own_databases import RemoveDatabaseQuery as RemoveDatabaseQuery
+from sidegate.api.schemas.passwords import ContainerHolder as ContainerHolder
+from sidegate.api.schemas.passwords import PasswordRequest as PasswordRequest
+from sidegate.api.schemas.passwords import PasswordSet as PasswordSet
+from sidegate.api.schemas.passwords import VariableHolder as VariableHolder
+from sidegate.api.schemas.variables import EnvChanged as EnvChanged
+from sidegate.api.schemas.variables import EnvQuery as EnvQuery
+from sidegate.api.schemas.variables import EnvRequest as EnvRequest
+from sidegate.api.schemas.variables import EnvView as EnvView
+from sidegate.api.schemas.variables import KeyScope as KeyScope
+from sidegate.api.schemas.variables import ScopeQuery as ScopeQuery
+from sidegate.api.schemas.variables import StaleView as StaleView
+from sidegate.api.schemas.variables import VariableEdit as VariableEdit
+from sidegate.api.schemas.variables import VariableRequest as VariableRequest
+from sidegate.api.schemas.variables import VariableView as VariableView
 
 # --- the daemon ----------------------------------------------------------------------------------------------------
 
@@ -44,6 +71,8 @@ class CountsView(Result):
     databases: int
     connections: int
     external_on: int
+    stale: int
+    """Apps of which a running container's environment is out of date."""
 
 
 class PassView(Result):
@@ -106,12 +135,13 @@ class AuditQuery(Request):
 
 
 class Purged(Result):
-    """What was removed; the daemon stops after it has said so."""
+    """What was removed, and volumes with data, which are not; the daemon stops after it has said so."""
 
     networks: list[str]
     connections: int
     externals: int
     variables: int
+    kept_volumes: list[str] = []
 
 
 # --- apps ----------------------------------------------------------------------------------------------------------
@@ -146,7 +176,11 @@ class AppRequest(Request):
 class AppView(Result):
     """`unavailable` says why no replica takes requests, null when one does; `serving` are how many do.
 
-    `mode` is serving, paused (requests wait) or maintenance (they get a 503). `notes`: what a change brought with it.
+    `mode` is serving, paused (requests wait) or maintenance (they get a 503). `stale` are running containers whose
+    environment is out of date, `outdated` those of another image or command than is deployed. `port` is what Sidegate
+    gives as PORT, null where the containers have it by themselves. `deployment` is null for an app that others run.
+    `strategy` is how its containers are replaced, rolling or recreate; `rollout` says how far that is, null where it is
+    not done now. `notes`: what a change brought with it, and what to do now.
     """
 
     name: str
@@ -160,6 +194,12 @@ class AppView(Result):
     problems: list[ProblemView]
     mode: str
     options: list[OptionView]
+    stale: list[StaleView]
+    outdated: list[str]
+    port: int | None
+    deployment: DeploymentView | None
+    strategy: str
+    rollout: str | None
     notes: list[str] = []
 
 
@@ -187,6 +227,8 @@ class Exposure(Result):
 
 
 class DatabaseView(Result):
+    """`volume` has the data of a database whose container Sidegate made, null for others'."""
+
     name: str
     engine: str | None
     container: str | None
@@ -198,6 +240,7 @@ class DatabaseView(Result):
     published_ports: list[int]
     login: str
     problems: list[ProblemView]
+    volume: str | None = None
 
 
 class DatabaseRequest(Request):
@@ -257,7 +300,10 @@ class MemberView(Result):
 
 
 class ConnectionView(Result):
-    """`a` and `b` in alphabetical order, `kinds` theirs. `state` is up, partly, or waiting (for containers)."""
+    """`a` and `b` in alphabetical order, `kinds` theirs. `state` is up, partly, or waiting (for containers).
+
+    `variables` that it added, by app.
+    """
 
     a: str
     b: str
@@ -266,6 +312,7 @@ class ConnectionView(Result):
     subnet: str | None
     state: str
     members: list[MemberView]
+    variables: dict[str, list[str]]
 
 
 class ConnectRequest(Request):
@@ -303,6 +350,7 @@ class Disconnected(Result):
     detached: list[str]
     variables_removed: list[str]
     variables_kept: list[str]
+    notes: list[str] = []
 
 
 # --- certificates --------------------------------------------------------------------------------------------------
@@ -328,24 +376,3 @@ class CertificateRequest(Request):
 class CertificateRemoved(Result):
     name: str
     names: list[str]
-
-
-# --- variables -----------------------------------------------------------------------------------------------------
-
-
-class EnvQuery(Request):
-    """`format` gives the export as text; without it the variables are listed, secret values only with `reveal`."""
-
-    scope: str | None = None
-    format: str | None = None
-    reveal: bool = False
-
-
-class VariableView(Result):
-    """`value` is null where it is secret and was not to be revealed."""
-
-    key: str
-    value: str | None
-    scope: str
-    source: str
-    secret: bool

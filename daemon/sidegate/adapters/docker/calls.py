@@ -1,0 +1,99 @@
+"""Calls to the engine off the event loop: bounded threads, a deadline for each, and streams in threads of their own."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import msgspec
+
+from sidegate.adapters.docker.client import Api, EngineClient, UnconfirmedError
+from sidegate.adapters.docker.recreate import Json
+from sidegate.adapters.docker.streams import Reading
+from sidegate.errors import EngineUnavailableError
+
+T = TypeVar("T")
+
+
+class EngineCalls:
+    """An engine's endpoints by their paths. Constructing it connects to nothing; arguments as of DockerEngine."""
+
+    def __init__(self, host: str, *, deadline: float, threads: int) -> None:
+        self.client = EngineClient(host, timeout=max(1, int(deadline * 0.8)), pool_size=threads)
+        self.deadline = deadline
+        self._slots = asyncio.Semaphore(threads)
+        self._threads = ThreadPoolExecutor(threads, "docker-work")
+        self._readings: set[Reading[Any]] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"{self.client.host} streams={len(self._readings)}"
+
+    async def get(self, doing: str, path: str, kind: type[T]) -> T:
+        """A document; raises EngineAnswerError, EngineUnavailableError."""
+
+        def get(api: Api) -> T:
+            response = api.get(url(api, path), timeout=self.client.timeout)
+            response.raise_for_status()
+            return msgspec.json.decode(response.content, type=kind)
+
+        try:
+            return await self._in_thread(lambda: self.client.call(doing, get), self.deadline)
+        except TimeoutError:
+            raise EngineUnavailableError(
+                f"the Docker engine at {self.client.host} was asked to {doing} and did not within {self.deadline:g} s"
+            ) from None
+
+    async def change(self, doing: str, method: str, path: str, body: Json | None, seconds: float) -> bytes:
+        """Returns the answer. Raises UnconfirmedError where there is none within `seconds`, else as `get` does."""
+
+        def change(api: Api) -> bytes:
+            response = api.request(method, url(api, path), json=body, timeout=seconds)
+            response.raise_for_status()
+            return response.content
+
+        try:
+            # The engine's own wait ends first: a thread that nobody waits for would hold one of few.
+            call = self._in_thread(lambda: self.client.call(doing, change, changes=True), seconds + self.deadline)
+            return await call
+        except (UnconfirmedError, TimeoutError) as error:
+            raise UnconfirmedError(
+                f"the Docker engine did not confirm within {seconds:g} s that it could {doing}"
+            ) from error
+
+    async def read(
+        self, name: str, read: Callable[[Callable[[T], None]], None], stop: Callable[[], None]
+    ) -> AsyncGenerator[T, None]:
+        """What `read` emits, on a thread of its own; see Reading."""
+        self._refuse_closed()
+        reading: Reading[T] = Reading(name, read, stop)
+        self._readings.add(reading)
+        try:
+            async with aclosing(reading.items()) as items:
+                async for item in items:
+                    yield item
+        finally:
+            self._readings.discard(reading)
+
+    def close(self) -> None:
+        """End the streams and refuse new calls. Safe to call twice."""
+        self._closed = True
+        for reading in list(self._readings):
+            reading.abandon()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.client.close()
+
+    async def _in_thread(self, call: Callable[[], T], seconds: float) -> T:
+        self._refuse_closed()
+        async with self._slots, asyncio.timeout(seconds):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise EngineUnavailableError("the connection to the Docker engine is closed")
+
+
+def url(api: Api, path: str) -> str:
+    """An endpoint's address, in the API version that was negotiated."""
+    return f"{api.base_url}/v{api.api_version}{path}"

@@ -1,0 +1,56 @@
+"""The connections of this host, as the kernel lists them, and whether one could be had.
+
+Source: proc_net_tcp(5), and linux/net/ipv4/tcp_ipv4.c: addresses are 32-bit words in the host's byte order, in hex.
+"""
+
+import asyncio
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+
+OPEN_STATES = frozenset({"01", "02"})
+"""TCP_ESTABLISHED and TCP_SYN_SENT (linux/include/net/tcp_states.h)."""
+
+
+def remote_forms(address: str, port: int) -> frozenset[str]:
+    """How the tables write a remote address and port: an IPv4 address also as a socket of IPv6 has it (RFC 4291
+    section 2.5.5.2)."""
+    found = ip_address(address)
+    packed = [found.packed] if found.version == 6 else [found.packed, bytes(10) + b"\xff\xff" + found.packed]
+    return frozenset(f"{_words(each)}:{port:04X}" for each in packed)
+
+
+def count(table: str, remote: frozenset[str]) -> int:
+    """How many connections of a table, its heading included, are open to one of these."""
+    rows = (line.split(maxsplit=4) for line in table.splitlines()[1:])
+    return sum(len(row) > 3 and row[3] in OPEN_STATES and row[2] in remote for row in rows)
+
+
+def open_connections(address: str, port: int, proc: Path = Path("/proc")) -> int:
+    """How many connections this host has open to an address and port; blocking, some 10 ms for 10,000 of them.
+
+    A table that cannot be read has none: without IPv6 there is only one.
+    """
+    remote, found = remote_forms(address, port), 0
+    for name in ("tcp", "tcp6"):
+        try:
+            found += count((proc / "net" / name).read_text(), remote)
+        except OSError:
+            continue
+    return found
+
+
+async def listens(address: str, port: int, seconds: float = 1.0) -> bool:
+    """Whether something accepts a connection there, within so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            _, writer = await asyncio.open_connection(address, port)
+    except OSError:  # TimeoutError is one
+        return False
+    writer.close()
+    return True
+
+
+def _words(packed: bytes) -> str:
+    words = (int.from_bytes(packed[at : at + 4], sys.byteorder) for at in range(0, len(packed), 4))
+    return "".join(f"{word:08X}" for word in words)

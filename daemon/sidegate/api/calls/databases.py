@@ -1,0 +1,77 @@
+"""The calls of databases and their logins."""
+
+from sidegate.api import schemas
+from sidegate.api.calls.base import Call, always
+
+CALLS: tuple[Call, ...] = (
+    Call(
+        "GET",
+        "/v1/databases",
+        ("db ls",),
+        "Every database",
+        list[schemas.DatabaseSummary],
+        lambda c, a: c.databases.ls(),
+    ),
+    Call(
+        "POST",
+        "/v1/databases",
+        ("db create",),
+        "Make a database, and wait until it takes logins",
+        schemas.DatabaseCreated,
+        lambda c, a: c.own_databases.create(a.body, a.progress),
+        body=schemas.CreateDatabaseRequest,
+        audited=always,
+        named=lambda a: ("db create", f"{a.body.name} {a.body.engine}" if a.body else ""),
+        streams=True,
+    ),
+    Call(
+        "DELETE",
+        "/v1/databases/{db}",
+        ("db rm",),
+        "Remove a database that Sidegate made, or forget one that others run",
+        schemas.DatabaseRemoved,
+        lambda c, a: c.own_databases.rm(a.path["db"], volume=a.query.volume, progress=a.progress),
+        query=schemas.RemoveDatabaseQuery,
+        audited=always,
+        named=lambda a: ("db rm", f"{a.path['db']}{' --volume' if a.query and a.query.volume else ''}"),
+        streams=True,
+    ),
+    Call(
+        "GET",
+        "/v1/databases/{db}",
+        ("db show",),
+        "One database, and who reaches it",
+        schemas.DatabaseView,
+        lambda c, a: c.databases.show(a.path["db"]),
+    ),
+    Call(
+        "PUT",
+        "/v1/databases/{db}",
+        ("db set",),
+        "Say what is known of a database's login",
+        schemas.DatabaseView,
+        lambda c, a: c.databases.set(a.path["db"], a.body),
+        body=schemas.DatabaseRequest,
+        audited=always,
+    ),
+    Call(
+        "GET",
+        "/v1/databases/{db}/credentials",
+        ("db credentials",),
+        "User, password, schema, URLs and command lines",
+        schemas.Credentials,
+        lambda c, a: c.databases.credentials(a.path["db"]),
+        audited=always,
+    ),
+    Call(
+        "PUT",
+        "/v1/databases/{db}/password",
+        ("db password",),
+        "Change a database's password in its server, and say who still holds the old one",
+        schemas.PasswordSet,
+        lambda c, a: c.passwords.change(a.path["db"], a.body, a.progress),
+        body=schemas.PasswordRequest,
+        audited=always,
+        streams=True,
+    ),
+)

@@ -1,0 +1,31 @@
+"""What the loop is told of rollouts, and what it tells them: that it has looked again."""
+
+from collections.abc import Callable
+
+from sidegate.core.model import Problem
+
+
+class Standing:
+    """`admitted`: ids of containers that were seen to be ready to take the place of others. `troubles`: app -> what
+    keeps its rollout from going on, for the operator."""
+
+    def __init__(self) -> None:
+        self.admitted: set[str] = set()
+        self.troubles: dict[str, str] = {}
+        self._watchers: list[Callable[[], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Standing admitted={len(self.admitted)} troubles={len(self.troubles)}>"
+
+    def watch(self, passed: Callable[[], None]) -> Callable[[], None]:
+        """Have `passed` called after each pass; returns what ends that."""
+        self._watchers.append(passed)
+        return lambda: self._watchers.remove(passed)
+
+    def passed(self) -> None:
+        """A pass is over."""
+        for watcher in tuple(self._watchers):
+            watcher()
+
+    def problems(self) -> list[Problem]:
+        return [Problem(app, text) for app, text in self.troubles.items()]
