@@ -87,6 +87,7 @@ class MemoryDaemon:
         self.workloads = MemoryWorkloads(self.engine)
         self.volumes = MemoryVolumes()
         self.deaf: set[str] = set()
+        self.unknown_paths: set[str] = set()
         self.connections: dict[str, int] = {}
         self.tools = Tools(
             loop=self.loop,
@@ -94,6 +95,7 @@ class MemoryDaemon:
             workloads=self.workloads,
             health=self.data_plane.health,
             listens=self._listens,
+            ask=self._ask,
             connections=lambda address, port: self.connections.get(f"{address}:{port}", 0),
             clock=time.monotonic,
             healthy=20.0,
@@ -127,6 +129,10 @@ class MemoryDaemon:
         """Every program does, but for those at the addresses or ports of `deaf`."""
         return not {address, str(port), f"{address}:{port}"} & self.deaf
 
+    async def _ask(self, address: str, port: int, path: str, host: str) -> str:
+        """Every program answers every path, but those of `unknown_paths`."""
+        return f"{path} answered 404" if path in self.unknown_paths else ""
+
     # --- containers
 
     def app(self, name: str, number: int = 1, **options: Any) -> Container:
@@ -136,6 +142,10 @@ class MemoryDaemon:
     def database(self, name: str, env: Mapping[str, str] = LOGIN, **options: Any) -> Container:
         labels = {"sidegate.database": name, "sidegate.engine": "mariadb"}
         return self.engine.run(f"{name}-1", labels=labels, env=env, **options)
+
+    def engine_containers(self) -> list[Container]:
+        """All that the engine has now."""
+        return list(self.engine._containers.values())
 
     # --- people
 

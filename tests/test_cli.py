@@ -73,11 +73,11 @@ def test_every_verb_has_its_call_and_every_call_its_verb() -> None:
 
 def test_these_are_the_verbs() -> None:
     assert {name for name, _ in verbs()} == {
-        *("run", "status", "audit", "purge", "connect", "disconnect", "connections"),
+        *("run", "status", "audit", "purge", "connect", "disconnect", "connections", "build"),
         *("app ls", "app show"),
         *("env ls", "env set", "env unset", "env rename", "env export"),
         *("app set", "app unset", "app pause", "app resume", "app maintenance"),
-        *("db ls", "db show", "db set", "db credentials"),
+        *("db ls", "db show", "db set", "db credentials", "db password", "db create", "db rm"),
         *("external on", "external off", "external show", "external ls", "external sessions"),
         *("external allow", "external deny", "external extend", "external kick"),
         *("cert ls", "cert add", "cert rm", "cert ca"),

@@ -26,7 +26,7 @@ from sidegate.adapters.host import LinuxHost
 from sidegate.adapters.lock import hold
 from sidegate.adapters.nft import KernelForwarder
 from sidegate.adapters.store import Store
-from sidegate.adapters.tcp_connections import listens, open_connections
+from sidegate.adapters.tcp_connections import ask, listens, open_connections
 from sidegate.api import http
 from sidegate.api.commands import Commands
 from sidegate.api.logins import resolve_details
@@ -115,7 +115,7 @@ async def serve(settings: Settings) -> None:
         public = settings.external_ports
         forwarder = KernelForwarder(settings.instance, (public.start, public.stop - 1))
         kernel = KernelPorts(forwarder, databases)
-        passwords = Passwords(store, databases)
+        passwords = Passwords(store, databases, wake=lambda: loop.wake())
         certificates = _certificates(settings) if settings.https_port else None
         if certificates is not None:
             stack.push_async_callback(certificates.close)
@@ -137,6 +137,7 @@ async def serve(settings: Settings) -> None:
                 workloads=workloads,
                 health=supervisor.health,
                 listens=listens,
+                ask=ask,
                 connections=open_connections,
                 clock=time.monotonic,
                 healthy=settings.rollout_seconds,
@@ -167,6 +168,7 @@ async def serve(settings: Settings) -> None:
                 rollouts=rollouts,
             )
         )
+        passwords.redeploy = commands.deployments.redeploy
         try:
             await supervisor.bind()
         except PortInUseError as error:

@@ -29,7 +29,8 @@ async def inspect(container: str) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """path -> value before, value after; None where there is none. A container's own id counts as the same."""
+    """path -> value before, value after; None where there is none. A container's own id counts as the same, and so do
+    addresses that nobody asked for, as long as there are some."""
     old, new = dict(_fields(_neutral(before), "")), dict(_fields(_neutral(after), ""))
     return {
         path: (old.get(path), new.get(path))
@@ -41,7 +42,16 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 def _neutral(document: Mapping[str, Any]) -> Any:
     full = document["Id"]
     text = json.dumps({**document, "Mounts": {mount["Destination"]: mount for mount in document["Mounts"]}})
-    return json.loads(text.replace(full, "ID").replace(full[:12], "SHORT"))
+    neutral = json.loads(text.replace(full, "ID").replace(full[:12], "SHORT"))
+    settings, mac = neutral["NetworkSettings"], neutral["Config"].get("MacAddress")
+    for endpoint in (settings, *settings["Networks"].values()):
+        asked = endpoint.get("IPAMConfig") or {}
+        for field, wish in (("IPAddress", asked.get("IPv4Address")), ("GlobalIPv6Address", asked.get("IPv6Address"))):
+            if not wish and endpoint[field]:
+                endpoint[field] = "the engine's choice"
+        if not mac and endpoint["MacAddress"]:
+            endpoint["MacAddress"] = "the engine's choice"
+    return neutral
 
 
 def _fields(value: Any, path: str) -> Iterator[tuple[str, Any]]:

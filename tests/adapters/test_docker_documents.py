@@ -33,6 +33,13 @@ def test_everything_may_be_null_or_missing() -> None:
     assert container() == Container(id=ID, name="shop-1", state="")
 
 
+def test_a_step_of_a_build_is_nobody() -> None:
+    """R20: its image does not have the Dockerfile's label yet, so it would count as the container's own."""
+    config = {"Labels": {"sidegate.app": "shop"}, "Cmd": ["/bin/sh", "-c", "#(nop) ", "LABEL sidegate.app=shop"]}
+    assert container(Config=config).labels == {"sidegate.app": "shop", "sidegate.phase": "build"}
+    assert container(Config={**config, "Cmd": ["python3", "app.py"]}).labels == {"sidegate.app": "shop"}
+
+
 @pytest.mark.parametrize(
     ("names", "aliases"),
     [

@@ -1,6 +1,9 @@
 """Changing passwords in real servers: every account, every character, back again, and what others notice of it."""
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -15,14 +18,12 @@ from pymysql.err import OperationalError
 
 from sidegate.adapters.databases import mysql, postgres
 from sidegate.adapters.databases.changing import Change
-from sidegate.adapters.databases.scram import scram_verifier
+from sidegate.adapters.databases.scram import prepared, scram_verifier
 from sidegate.adapters.databases.servers import DatabaseServers, Location
 from sidegate.core.database_engines import DATABASE_ENGINES
 from sidegate.core.model import DatabaseDetails
 from sidegate.core.passwords import SPECIALS, TYPOGRAPHIC_QUOTES, generate
 from sidegate.errors import LoginFailedError, PasswordRefusedError, PasswordUncertainError
-
-pytestmark = pytest.mark.engine
 
 NAME = f"sgt-password-{os.getpid()}"
 ROOT = "Root-password1,"
@@ -156,6 +157,7 @@ def details(password: str = OLD, root: str = "") -> DatabaseDetails:
 of_mariadb = pytest.mark.parametrize("container", ["mariadb"], indirect=True)
 
 
+@pytest.mark.engine
 async def test_the_old_one_fails_and_the_new_one_works(server: Server) -> None:
     """R45."""
     changed = await server.servers(details()).change_password("shop-db", NEW)
@@ -164,6 +166,7 @@ async def test_the_old_one_fails_and_the_new_one_works(server: Server) -> None:
     assert not await server.admits("shop", OLD)
 
 
+@pytest.mark.engine
 async def test_a_user_without_the_right_changes_its_own_account_and_says_so(server: Server) -> None:
     changed = await server.servers(details()).change_password("shop-db", NEW)
     if server.engine == "mariadb":
@@ -174,6 +177,7 @@ async def test_a_user_without_the_right_changes_its_own_account_and_says_so(serv
         assert (changed.accounts, changed.notes) == (("shop",), ())
 
 
+@pytest.mark.engine
 @of_mariadb
 async def test_the_administrator_changes_every_account(server: Server) -> None:
     """R41: one password, from wherever the user comes."""
@@ -185,6 +189,7 @@ async def test_the_administrator_changes_every_account(server: Server) -> None:
     assert said == "shop@localhost"
 
 
+@pytest.mark.engine
 @of_mariadb
 async def test_other_ways_in_stay_and_accounts_without_a_password_are_named(server: Server) -> None:
     async with session(server, "root", ROOT) as root:
@@ -199,6 +204,7 @@ async def test_other_ways_in_stay_and_accounts_without_a_password_are_named(serv
     assert created.endswith("OR unix_socket")
 
 
+@pytest.mark.engine
 @of_mariadb
 async def test_an_account_of_another_kind_keeps_its_kind(server: Server) -> None:
     async with session(server, "root", ROOT) as root:
@@ -216,6 +222,7 @@ async def test_an_account_of_another_kind_keeps_its_kind(server: Server) -> None
     assert plugin == "ed25519"
 
 
+@pytest.mark.engine
 async def test_every_character_arrives_as_it_is(server: Server) -> None:
     """The server's own client proves it, which gets the password by its environment."""
     password = OLD
@@ -233,6 +240,7 @@ async def test_every_character_arrives_as_it_is(server: Server) -> None:
         password = new
 
 
+@pytest.mark.engine
 @of_mariadb
 @pytest.mark.parametrize("mode", ["NO_BACKSLASH_ESCAPES", "ANSI_QUOTES", "ANSI,TRADITIONAL,NO_BACKSLASH_ESCAPES"])
 @pytest.mark.parametrize("hashed", [True, False])
@@ -254,6 +262,7 @@ async def test_the_servers_sql_mode_does_not_matter(
             await execute(root, "SET GLOBAL sql_mode = DEFAULT")
 
 
+@pytest.mark.engine
 async def test_a_quoted_user_is_a_name_and_nothing_else(server: Server) -> None:
     user = 'o\'hara "x" \\ `y`'
     boss = "root" if server.engine == "mariadb" else "boss"
@@ -270,6 +279,7 @@ async def test_a_quoted_user_is_a_name_and_nothing_else(server: Server) -> None:
     assert await server.admits(user, NEW)
 
 
+@pytest.mark.engine
 async def test_the_administrators_own_password(server: Server) -> None:
     boss = "root" if server.engine == "mariadb" else "boss"
     root = ROOT if server.engine == "mariadb" else ""
@@ -284,6 +294,7 @@ async def test_the_administrators_own_password(server: Server) -> None:
     assert await server.admits(boss, ROOT)
 
 
+@pytest.mark.engine
 async def test_a_change_that_was_made_already_is_made_again_for_every_account(server: Server) -> None:
     """What a crash right after the statement leaves: the store still has the old one."""
     servers = server.servers(details(root=ROOT if server.engine == "mariadb" else ""))
@@ -294,6 +305,7 @@ async def test_a_change_that_was_made_already_is_made_again_for_every_account(se
     assert await server.admits("shop", NEW)
 
 
+@pytest.mark.engine
 @of_mariadb
 async def test_the_administrator_replaces_a_password_that_nobody_knows(server: Server) -> None:
     changed = await server.servers(details("forgotten", ROOT)).change_password("shop-db", NEW)
@@ -301,6 +313,7 @@ async def test_the_administrator_replaces_a_password_that_nobody_knows(server: S
     assert await server.admits("shop", NEW)
 
 
+@pytest.mark.engine
 async def test_without_a_login_that_works_nothing_changes(server: Server) -> None:
     with pytest.raises(LoginFailedError, match="refused the user 'shop' with this password") as caught:
         await server.servers(details("wrong")).change_password("shop-db", NEW)
@@ -308,6 +321,7 @@ async def test_without_a_login_that_works_nothing_changes(server: Server) -> Non
     assert await server.admits("shop", OLD)
 
 
+@pytest.mark.engine
 @of_mariadb
 async def test_what_the_server_does_not_take_changes_nothing_and_is_not_repeated(server: Server) -> None:
     """A server's own rules come on top of ours."""
@@ -324,6 +338,7 @@ async def test_what_the_server_does_not_take_changes_nothing_and_is_not_repeated
     assert await server.admits("shop", OLD)
 
 
+@pytest.mark.engine
 async def test_the_old_one_is_set_back_where_the_new_one_lets_nobody_in(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +360,7 @@ def _garbled(account: Any, secret: str) -> tuple[str, ...]:
     return _set_in_mariadb(account, "x" if secret == NEW else secret)
 
 
+@pytest.mark.engine
 async def test_sessions_from_before_end_on_demand_and_no_others(server: Server) -> None:
     """B7."""
     boss = "root" if server.engine == "mariadb" else "boss"
@@ -359,6 +375,7 @@ async def test_sessions_from_before_end_on_demand_and_no_others(server: Server) 
         await execute(other, "SELECT 1")
 
 
+@pytest.mark.engine
 async def test_no_statement_holds_a_password(server: Server) -> None:
     """The general log of MariaDB, and PostgreSQL's of all statements."""
     boss = "root" if server.engine == "mariadb" else "boss"
@@ -381,6 +398,7 @@ async def test_no_statement_holds_a_password(server: Server) -> None:
     assert OLD not in logged
 
 
+@pytest.mark.engine
 async def test_two_hundred_generated_passwords_log_in(server: Server) -> None:
     """R44, on one connection that changes and one login each."""
     boss = "root" if server.engine == "mariadb" else "boss"
@@ -395,6 +413,7 @@ async def test_two_hundred_generated_passwords_log_in(server: Server) -> None:
     assert await server.admits(boss, ROOT)
 
 
+@pytest.mark.engine
 async def test_who_can_no_longer_be_asked_may_have_changed_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is lost with the statement on its way."""
     driver = server.driver()
@@ -409,3 +428,44 @@ async def test_who_can_no_longer_be_asked_may_have_changed_it(server: Server, mo
     with pytest.raises(PasswordUncertainError, match="is not known yet"):
         change = Change("shop", OLD, NEW, "shop")
         await driver.change_password(server.address, server.port, ("shop", OLD), change, DEADLINE)
+
+
+def test_mysql_is_told_in_one_statement_for_each_account_and_keeps_its_plugin() -> None:
+    """MySQL's manual, "ALTER USER Statement": without WITH the account would get the default plugin."""
+    account = mysql._Account("o'hara", "%", "caching_sha2_password")
+    (statement,) = mysql._set_in_mysql(account, "Aa1'\\\"")
+    assert statement == ("ALTER USER 'o\\'hara'@'%' IDENTIFIED WITH 'caching_sha2_password' BY 'Aa1\\'\\\\\"'")
+    assert mysql._set_in_mysql(mysql._Account("root", "localhost", "auth_socket"), NEW) == ()
+    assert mysql._set_in_mysql(mysql._Account("shop", "%", ""), NEW) == (f"ALTER USER USER() IDENTIFIED BY '{NEW}'",)
+
+
+def test_a_verifier_is_that_of_the_rfc() -> None:
+    """RFC 7677 section 3: user "user", password "pencil"."""
+    salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
+    found = scram_verifier("pencil", salt, 4096)
+    assert found.startswith("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$")
+    stored_key, server_key = (base64.b64decode(key) for key in found.rpartition("$")[2].split(":"))
+    first = "n=user,r=rOprNGfwEbeRWgbNEkqO,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,"
+    first += "s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+    proof = base64.b64decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=")
+    signature = hmac.digest(stored_key, first.encode(), "sha256")
+    client_key = bytes(a ^ b for a, b in zip(proof, signature, strict=True))
+    assert hashlib.sha256(client_key).digest() == stored_key
+    said = base64.b64encode(hmac.digest(server_key, first.encode(), "sha256")).decode()
+    assert said == "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+
+
+@pytest.mark.parametrize(
+    ("password", "becomes"),
+    [
+        ("I\u00adX", "IX"),
+        ("user", "user"),
+        ("\u00aa", "a"),
+        ("\u2168", "IX"),
+        ("a\u00a0b", "a b"),
+        ("\u0627\u0031", "\u0627\u0031"),
+    ],
+)
+def test_a_password_is_prepared_as_rfc_4013_says(password: str, becomes: str) -> None:
+    """Section 3 of it; what is prohibited is used as it is, as PostgreSQL does."""
+    assert prepared(password) == becomes

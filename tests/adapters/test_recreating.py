@@ -197,7 +197,9 @@ async def test_an_image_whose_name_has_moved_on(workloads: DockerWorkloads) -> N
         assert found == {"Config/Image": (tag, before["Image"])}
         assert after["Image"] == before["Image"]
     finally:
-        await docker("rm", "--force", "--volumes", name)
+        volume = await docker("inspect", "-f", "{{(index .Mounts 0).Name}}", name)
+        await docker("rm", "--force", name)
+        await docker("volume", "rm", volume)
         await docker("rmi", tag)
 
 

@@ -1,5 +1,6 @@
 """Engines that do not confirm what they did, refuse, or are still busy with it."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,7 +33,7 @@ async def workloads(script: ScriptedEngine) -> AsyncIterator[DockerWorkloads]:
 
 
 def document(**state: Any) -> dict[str, Any]:
-    return {"Id": ID, "Name": "/shop", "State": state, "Config": {"StopTimeout": 0}, "HostConfig": {}}
+    return {"Id": ID, "Name": "/shop", "State": state, "Config": {"StopTimeout": 30}, "HostConfig": {}}
 
 
 def is_there(script: ScriptedEngine, **state: Any) -> None:
@@ -73,6 +74,21 @@ async def test_a_removal_that_is_under_way(script: ScriptedEngine, workloads: Do
         await workloads.remove(ID)
     del script.replies["GET", f"/containers/{ID}/json"]
     await workloads.remove(ID)
+
+
+async def test_slow_stops_keep_nobody_from_looking(script: ScriptedEngine, workloads: DockerWorkloads) -> None:
+    """As many as there may be side by side take their time, and the answer to a look comes all the same."""
+    hang(script, f"/containers/{ID}/stop")
+    is_there(script, Status="running", Running=True)
+    stops = [asyncio.ensure_future(workloads.stop(ID)) for _ in range(8)]
+    async with asyncio.timeout(20):
+        while script.asked.count(f"POST /v1.41/containers/{ID}/stop") < len(stops):
+            await asyncio.sleep(0.01)
+        with pytest.raises(NotFoundError):
+            await workloads.image("missing")
+        assert not any(stop.done() for stop in stops)
+        script.gates[f"/containers/{ID}/stop"].set()
+        await asyncio.gather(*stops, return_exceptions=True)
 
 
 async def test_a_start_that_is_refused(script: ScriptedEngine, workloads: DockerWorkloads) -> None:

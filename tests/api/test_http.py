@@ -142,7 +142,7 @@ async def test_errors_are_problem_documents(
 
 async def test_a_method_that_is_not_served_is_told_which_are(node: MemoryDaemon) -> None:
     answer = await ask(node, "PATCH", "/v1/databases/shop-db")
-    assert (answer.status, answer.headers["allow"]) == (405, "GET, PUT")
+    assert (answer.status, answer.headers["allow"]) == (405, "DELETE, GET, PUT")
 
 
 async def test_an_error_of_ours_that_nobody_expected_shows_nothing_of_the_inside(

@@ -3,6 +3,11 @@
 import asyncio
 import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
+import termios
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -313,6 +318,41 @@ def test_progress_in_a_pipe_is_plain_lines(capsys: pytest.CaptureFixture[str]) -
         shown.say("one\x1b[2J")
         shown.say("two")
     assert capsys.readouterr() == ("", "one?[2J\ntwo\n")
+
+
+def on_a_terminal(code: str) -> str:
+    """What a process shows on a terminal of 40 columns that is its standard error."""
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 40))
+    source = f"from sidegate.cli.telling import telling\n{code}"
+    with subprocess.Popen([sys.executable, "-c", source], stderr=slave, stdout=subprocess.PIPE) as process:
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the other end has closed
+            while piece := os.read(master, 4096):
+                shown += piece
+        assert process.wait(20) == 0
+    os.close(master)
+    return shown.decode()
+
+
+def test_progress_on_a_terminal_is_one_line_that_is_rewritten() -> None:
+    shown = on_a_terminal("with telling('working') as shown:\n shown.say('one')\n shown.say('x' * 200)")
+    assert "\n" not in shown
+    lines = shown.split("\r\x1b[K")
+    assert lines[1].startswith("one  ")
+    assert lines[2].startswith("xxx")
+    assert max(map(len, lines)) < 40
+    assert lines[-1] == ""
+
+
+def test_lines_that_are_kept_scroll_above_it() -> None:
+    shown = on_a_terminal(
+        "with telling('working', keep=True) as shown:\n shown.say('one')\n shown.status('step 2')\n shown.say('two')"
+    )
+    assert "\r\x1b[Kone\r\n\r\x1b[Kworking  " in shown
+    assert "\r\x1b[Ktwo\r\n\r\x1b[Kstep 2  " in shown
+    assert shown.endswith("\r\x1b[K")
 
 
 def test_progress_is_silent_where_it_was_asked_to_be(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,28 +9,12 @@ from typing import Any
 import pytest
 from dotenv import dotenv_values
 
+from literal_values import LITERAL
 from memory_daemon import MemoryDaemon
 from sidegate.api import schemas
 from sidegate.core.dotenv import parse_dotenv
 from sidegate.core.model import Variable
 from sidegate.errors import InvalidInputError, KeyClashError, NotFoundError, RefusedError
-
-LITERAL = {
-    "COMMAS": "a,b,,c",
-    "QUOTES": "'single' \"double\" “curly”",
-    "DOLLAR": "$HOME ${PATH} $(id) $$",
-    "BACKTICKS": "`id`",
-    "LINES": "one\ntwo\r\nthree\n",
-    "BACKSLASH": "\\ \\\\ \\n \\",
-    "PERCENT": "100%20%s%%",
-    "UNICODE": "ünï 😀 \u2028 \u200b",
-    "SPACES": "  both ends\t ",
-    "EMPTY": "",
-    "HASH": "#a #b",
-    "EQUALS": "=a=b",
-    "BANG": "!x & ; | < > * ? [ ] { } ~ ^",
-}
-"""What B4 names, and what else shells and file formats stumble over."""
 
 
 @pytest.fixture
@@ -255,7 +239,7 @@ async def test_running_containers_with_other_variables_are_marked(daemon: Memory
     """B5: by key, never by value; in lists, in the status, and until they have what they should."""
     daemon.app("shop", 1, env={"A": "1", "OWN": "x", "GONE": "s3cret"})
     daemon.app("shop", 2, env={"A": "0", "GONE": "another"})
-    daemon.app("shop", 3, state="exited")
+    daemon.engine.stop(daemon.app("shop", 3).id)
     daemon.app("other")
     await daemon.settled()
     await change(daemon, variables={"A": "1", "GONE": "s3cret"})

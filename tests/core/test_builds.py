@@ -221,6 +221,15 @@ def test_output_becomes_lines_wherever_it_was_cut() -> None:
     assert log.step == "1/2 (RUN make)"
 
 
+def test_output_without_an_end_is_not_kept_for_ever() -> None:
+    log = BuildLog()
+    for _ in range(10):
+        log.feed("x" * builds.LINE_MOST)
+    assert len("".join(log.end())) <= builds.LINE_MOST
+    log.feed("Unknown server host 'a.internal'\n" * (builds.LOOKUPS_MOST + 1))
+    assert len(log.failed_lookups) == builds.LOOKUPS_MOST
+
+
 def test_nothing_that_a_terminal_would_obey_gets_through() -> None:
     log = BuildLog()
     text = "\x1b[31mred\x1b[0m\x1b]0;title\x07\n10%\r50%\r100%\r\n\x1b[2K\x1b[1Gdone\ttab\n"

@@ -44,11 +44,19 @@ class Workshop:
 @pytest.fixture
 def shop(node: Node, tmp_path: Path) -> Iterator[Workshop]:
     workshop = Workshop(node, tmp_path)
+    before = images(node)
     yield workshop
     for pair in node.json("connections"):
         node.cli("disconnect", pair["a"], pair["b"], "--yes")
     node.docker("rm", "-f", node.container("shop"), check=False)
     node.docker("rmi", "-f", workshop.tag, check=False)
+    for image in images(node):  # what steps left, the newest first
+        if image not in before:
+            node.docker("rmi", image, check=False)
+
+
+def images(node: Node) -> list[str]:
+    return node.docker("images", "-a", "-q", "--no-trunc").split()
 
 
 @pytest.fixture
@@ -80,6 +88,22 @@ def test_a_build_gives_an_image_that_runs(shop: Workshop) -> None:
     assert shop.node.docker("inspect", "-f", "{{json .Config.Labels}}", shop.tag) == "null"
     shown = shop.node.docker("run", "--rm", shop.tag, "sh", "-c", "cat /word; ls -A /context")
     assert shown.split("\n") == ['it\'s $5 "now"', "kept"]
+
+
+def test_a_build_goes_on_to_a_deployment(shop: Workshop) -> None:
+    """R30, R31: from a directory to a page, and a second time without the first one's containers."""
+    node = shop.node
+    try:
+        for word in ("first", "second"):
+            shop.write(
+                f"FROM {APP_IMAGE}\nUSER root\nRUN mkdir /site && echo {word} > /site/index.html\n"
+                'STOPSIGNAL SIGINT\nWORKDIR /site\nCMD exec python3 -m http.server "$PORT"\n'
+            )
+            node.cli("build", "site", str(shop.root), "--tag", shop.tag, "--deploy")
+            assert node.get("site.localhost").body == f"{word}\n"
+        assert len(node.json("app", "show", "site")["replicas"]) == 1
+    finally:
+        node.cli("app", "rm", "site", "--yes", check=False)
 
 
 def test_a_large_context_goes_through(shop: Workshop) -> None:

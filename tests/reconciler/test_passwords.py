@@ -1,5 +1,6 @@
 """Password changes as intent: carried out, taken back, or found half done and brought to an end."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sidegate.errors import (
     LoginFailedError,
     PasswordRefusedError,
     PasswordUncertainError,
+    RefusedError,
     SidegateError,
     StoreError,
 )
@@ -76,6 +78,28 @@ async def test_variables_follow_in_the_same_transaction_only_on_demand(
     assert store.intent.env["shop"][0].value == "Third-password1,"
 
 
+async def test_apps_of_a_change_whose_caller_is_gone_are_redeployed(store: Store, databases: MemoryDatabases) -> None:
+    """B6, after a crash; a caller that is there does it itself. One that cannot be holds up no other."""
+    for app in ("blog", "shop"):
+        await store.set_variables(app, [Variable("PW", OLD, source="connection:shop-db", secret=True)])
+    redeployed: asyncio.Queue[str] = asyncio.Queue()
+
+    async def redeploy(app: str) -> None:
+        redeployed.put_nowait(app)
+        raise RefusedError("it cannot be")
+
+    passwords = Passwords(store, databases)
+    passwords.redeploy = redeploy
+    passwords.expect("shop-db")
+    await store.begin_password("shop-db", PasswordChange("Second-password1,", update_env=True))
+    await passwords.change("shop-db")
+    await store.begin_password("shop-db", PasswordChange(NEW, update_env=True))
+    await passwords.change("shop-db")
+    async with asyncio.timeout(10):
+        assert [await redeployed.get(), await redeployed.get()] == ["blog", "shop"]
+    assert redeployed.empty()
+
+
 @pytest.mark.parametrize("error", [LoginFailedError("down"), PasswordRefusedError("too short")])
 async def test_what_certainly_did_not_happen_is_taken_back(
     store: Store, databases: MemoryDatabases, error: LoginFailedError
@@ -99,15 +123,16 @@ async def test_what_may_have_happened_goes_on_until_it_is_known(store: Store, da
     databases.after = PasswordUncertainError("no answer")
     with pytest.raises(PasswordUncertainError):
         await passwords.change("shop-db")
+    clock.now += 0.4
     with pytest.raises(PasswordUncertainError):  # at once: a pass is not held up again
         await passwords.change("shop-db")
     assert databases.calls == ["change_password shop-db"]
-    clock.now += passwords_module.RETRY_SECONDS
+    clock.now += passwords_module.LONGEST_PAUSE
     databases.fail_next["change_password"] = LoginFailedError("it does not run")
     with pytest.raises(LoginFailedError):
         await passwords.change("shop-db")
     assert store.intent.passwords  # it may still have the new one
-    clock.now += passwords_module.RETRY_SECONDS
+    clock.now += passwords_module.LONGEST_PAUSE
     await passwords.change("shop-db")
     assert store.intent.databases["shop-db"].password == NEW
     assert not store.intent.passwords
@@ -157,12 +182,12 @@ async def test_a_store_that_fails_after_the_server_was_told_is_caught_up(
         with pytest.raises(StoreError):
             await passwords.change("shop-db")
     assert (databases.logins["shop-db"].password, store.intent.databases["shop-db"].password) == (NEW, OLD)
-    clock.now += passwords_module.RETRY_SECONDS
+    clock.now += passwords_module.LONGEST_PAUSE
     databases.fail_next["change_password"] = LoginFailedError("restarting")
     with pytest.raises(LoginFailedError):
         await passwords.change("shop-db")
     assert store.intent.passwords  # not taken back: the server has it
-    clock.now += passwords_module.RETRY_SECONDS
+    clock.now += passwords_module.LONGEST_PAUSE
     await passwords.change("shop-db")
     assert store.intent.databases["shop-db"].password == NEW
 
@@ -188,3 +213,36 @@ async def test_errors_are_ours_and_carry_no_password(store: Store, databases: Me
     with pytest.raises(SidegateError) as caught:
         await Passwords(store, databases).change("shop-db")
     assert NEW not in repr(caught.value)
+
+
+async def test_what_is_pending_asks_for_passes_until_it_is_done(store: Store, databases: MemoryDatabases) -> None:
+    """A server that starts does not say when it takes logins."""
+    woken = asyncio.Event()
+    await store.begin_password("shop-db", PasswordChange(NEW))
+    passwords = Passwords(store, databases, wake=woken.set)
+    databases.fail_next["change_password"] = LoginFailedError("starting")
+    with pytest.raises(LoginFailedError):
+        await passwords.change("shop-db")
+    async with asyncio.timeout(20):
+        await woken.wait()
+    await passwords.change("shop-db")
+    assert store.intent.databases["shop-db"].password == NEW
+
+
+async def test_a_server_that_takes_its_time_is_left_alone_for_longer(store: Store, databases: MemoryDatabases) -> None:
+    clock = Clock()
+
+    class Slow(MemoryDatabases):
+        async def change_password(self, database: str, password: str, *, disconnect: bool = False) -> PasswordChanged:
+            self.record("change_password")
+            clock.now += 10
+            raise PasswordUncertainError("no answer")
+
+    slow = Slow()
+    passwords = Passwords(store, slow, clock=clock)
+    await store.begin_password("shop-db", PasswordChange(NEW))
+    for seconds, asked in ((0, 1), (39, 1), (1, 2)):
+        clock.now += seconds
+        with pytest.raises(PasswordUncertainError):
+            await passwords.change("shop-db")
+        assert len(slow.calls) == asked

@@ -1,4 +1,4 @@
-"""The connections of this host, as the kernel lists them, and whether one could be had.
+"""The connections of this host, as the kernel lists them, and what comes of one more.
 
 Source: proc_net_tcp(5), and linux/net/ipv4/tcp_ipv4.c: addresses are 32-bit words in the host's byte order, in hex.
 """
@@ -49,6 +49,27 @@ async def listens(address: str, port: int, seconds: float = 1.0) -> bool:
         return False
     writer.close()
     return True
+
+
+async def ask(address: str, port: int, path: str, host: str, seconds: float = 2.0) -> str:
+    """One GET; why it was not answered with 2xx or 3xx (RFC 9110 section 15), empty where it was."""
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: sidegate-health\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(address, port)
+            try:
+                writer.write(request.encode("latin-1", "replace"))
+                line = await reader.readline()
+            finally:
+                writer.close()
+    except TimeoutError:
+        return f"{path} did not answer within {seconds:g} s"
+    except (OSError, ValueError) as error:  # ValueError: a line without an end
+        return f"{path} cannot be asked: {getattr(error, 'strerror', None) or error}"
+    words = line.split(maxsplit=2)
+    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
+        return f"{path} answered something that is not HTTP" if line else f"{path} was not answered"
+    return "" if 200 <= int(words[1]) < 400 else f"{path} answered {int(words[1])}"
 
 
 def _words(packed: bytes) -> str:

@@ -157,8 +157,8 @@ class ConnectionVerbs:
         if keys := clashes(present, variables):
             first, words = keys[0], " ".join(keys)
             advice = (
-                f"use other names (--rename {first}=OTHER_{first}), unset them first (`sidegate env unset {app} {words}`) "
-                "or connect without --env"
+                f"use other names (--rename {first}=OTHER_{first}), unset them first "
+                f"(`sidegate env unset {app} {words}`) or connect without --env"
             )
             check_clashes(app, present, variables, advice)
 

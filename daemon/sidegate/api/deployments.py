@@ -1,6 +1,6 @@
 """The verbs that make, replace and remove containers of apps: deploy, redeploy, port, domains, rm."""
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sidegate.api import schemas
@@ -23,19 +23,21 @@ from sidegate.core.desired import app_network, pair_network
 from sidegate.core.dotenv import parse_dotenv
 from sidegate.core.env import check_key, check_not_port, check_value
 from sidegate.core.labels import DEFAULT_APP_PORT, App
-from sidegate.core.model import Container, Deployment, Pair, Rollout, Variable, check_name
+from sidegate.core.model import Container, Deployment, Intent, Pair, Rollout, Variable, check_name
 from sidegate.core.options import check_options
 from sidegate.core.reconcile import pool_exhausted
 from sidegate.core.rollout import base_name
 from sidegate.core.subnets import free_subnets
 from sidegate.core.workloads import ImageInfo
 from sidegate.errors import (
+    EngineError,
     EngineUnavailableError,
     FixedPortError,
     InvalidInputError,
     NotFoundError,
     PoolExhaustedError,
     RefusedError,
+    RolloutFailedError,
 )
 
 
@@ -60,8 +62,7 @@ class DeploymentVerbs:
         check_image(asked.image)
         domains = None if asked.domains is None else check_domains(asked.domains)
         command = None if asked.command is None else check_command(asked.command)
-        options = {} if asked.health is None else {"health": asked.health}
-        check_options(options)
+        check_options({} if asked.health is None else {"health": asked.health})
         variables = _variables(app, asked)
         if asked.port is not None:
             check_port(asked.port)
@@ -70,6 +71,7 @@ class DeploymentVerbs:
         await self._ready(app)
         self._check_deployable(app)
         image = await self._image(asked.image, progress)
+        options, health = await self._health(app, asked.health)
         async with world.writing:
             self._check_deployable(app)
             before = world.intent.deployments.get(app)
@@ -85,6 +87,7 @@ class DeploymentVerbs:
             check_free_domains(app, domains or (), world.intent, world.discovery.apps.values(), rules.base_domain)
             port = asked.port or world.intent.ports.get(app) or _port_of(image)
             kept = world.intent
+            rollout = replace(self._rollout(app, (c.id for c in self._own(app))), health=health)
             await world.store.set_deployment(
                 app,
                 deployment,
@@ -92,23 +95,12 @@ class DeploymentVerbs:
                 domains=domains,
                 options=options,
                 variables=variables,
-                rollout=self._rollout(app, (c.id for c in self._own(app))),
+                rollout=rollout,
             )
         try:
             await self._carry_out(app, progress)
-        except Exception:
-            async with world.writing:
-                present, given = kept.env.get(app, ()), {(v.key, v.scope) for v in variables}
-                back = [v for v in present if (v.key, v.scope) in given]
-                gone = [v for v in variables if (v.key, v.scope) not in {(b.key, b.scope) for b in back}]
-                if variables:
-                    await world.store.set_variables(app, back, gone)
-                if domains is not None:
-                    await world.store.set_domains(app, kept.domains.get(app, ()))
-                if options:
-                    previous = kept.options.get(app, {})
-                    await world.store.set_app(app, None, {name: previous.get(name) for name in options})
-            world.loop.wake()
+        except RolloutFailedError:
+            await self._take_back(app, kept, variables, options, domains)
             raise
         return self.apps.view(app, self._deployed(app, deployment))
 
@@ -256,10 +248,24 @@ class DeploymentVerbs:
         workloads = self._parts()[0]
         try:
             return await workloads.image(reference)
-        except NotFoundError:
+        except NotFoundError as missing:
             progress(f"fetching {reference}, which this node does not have")
-            await workloads.pull(reference, progress)
+            try:
+                await workloads.pull(reference, progress)
+            except (EngineError, NotFoundError) as error:
+                raise NotFoundError(f"{missing}; it could not be fetched either: {error}") from error
         return await workloads.image(reference)
+
+    async def _health(self, app: str, path: str | None) -> tuple[dict[str, str | None], str]:
+        """The option to set at once, and the path that it is to be only once the new containers have taken over: where
+        those that serve now do not answer there, they must not be asked, or nobody would serve."""
+        if path is None:
+            return {}, ""
+        if path in ("off", self.world.intent.options.get(app, {}).get("health")):
+            return {"health": path}, ""
+        if await self._parts()[1].answers(app, path):
+            return {"health": path}, ""
+        return {"health": "off"}, path
 
     def _check_room(self, app: str, replicas: int) -> None:
         """Whether twice as many containers fit on each network of the app. Raises RefusedError, PoolExhaustedError."""
@@ -298,6 +304,29 @@ class DeploymentVerbs:
 
     def _carry_out(self, app: str, progress: Progress) -> Awaitable[None]:
         return self._parts()[1].carry_out(app, progress)
+
+    async def _take_back(
+        self,
+        app: str,
+        before: Intent,
+        variables: Sequence[Variable],
+        options: Mapping[str, str | None],
+        domains: Sequence[str] | None,
+    ) -> None:
+        """What was said with a deployment that failed, beside what the rollout itself has put back."""
+        store = self.world.store
+        given = {(v.key, v.scope) for v in variables}
+        old = [v for v in before.env.get(app, ()) if (v.key, v.scope) in given]
+        new = [v for v in variables if (v.key, v.scope) not in {(o.key, o.scope) for o in old}]
+        async with self.world.writing:
+            if variables:
+                await store.set_variables(app, old, new)
+            if options:
+                previous = before.options.get(app, {})
+                await store.set_app(app, None, {name: previous.get(name) for name in options})
+            if domains is not None:
+                await store.set_domains(app, before.domains.get(app, ()))
+        self.world.loop.wake()
 
     # --- telling
 

@@ -76,7 +76,8 @@ class NodeVerbs:
         ]
 
     async def purge(self) -> schemas.Purged:
-        """Remove every network of ours and all state, then ask the daemon to stop. Other things are left alone.
+        """Remove every container and network of ours and all state, then ask the daemon to stop. Other things are left
+        alone.
 
         Raises the first failure; then the state is still there and another purge goes on from it.
         """
@@ -86,7 +87,26 @@ class NodeVerbs:
         networks = sorted(n.name for n in world.state.networks if is_ours(n, rules))
         await remove_containers(world)
         try:
-            passed = await world.loop.purge()
+            if world.rollouts is not None:
+                await world.rollouts.remove_all()
+            await self._remove_networks()
+            await world.store.purge()
+        except SidegateError:
+            if world.rollouts is not None:
+                world.rollouts.resume()
+            raise
+        world.stop()
+        return schemas.Purged(
+            networks=networks,
+            connections=len(intent.connections),
+            externals=len(intent.externals),
+            variables=sum(map(len, intent.env.values())),
+            kept_volumes=sorted(own.volume for own in intent.own_databases.values()),
+        )
+
+    async def _remove_networks(self) -> None:
+        try:
+            passed = await self.world.loop.purge()
         except TimeoutError:
             raise SidegateError("removing everything takes long: it goes on; see `sidegate status`") from None
         if not passed.engine_up:
@@ -96,15 +116,6 @@ class NodeVerbs:
             )
         if failure := next((f for f in passed.failures if f.action.essential), None):
             raise SidegateError(f"not everything could be removed: {failure}; each pass tries again, ask again too")
-        await world.store.purge()
-        world.stop()
-        return schemas.Purged(
-            networks=networks,
-            connections=len(intent.connections),
-            externals=len(intent.externals),
-            variables=sum(map(len, intent.env.values())),
-            kept_volumes=sorted(own.volume for own in intent.own_databases.values()),
-        )
 
     async def _engine_version(self) -> str | None:
         try:

@@ -88,13 +88,20 @@ class PasswordVerbs:
                     f"with `sidegate db set {name} --password-stdin`"
                 )
             expected = self.world.passwords.expect(name)
-            await self.world.store.begin_password(name, change)
-        passed = await self.world.settle()
+            try:
+                await self.world.store.begin_password(name, change)
+            except SidegateError:
+                expected.cancel()
+                raise
+        try:
+            reason = (await self.world.settle()).engine_fault
+        except SidegateError as error:
+            reason = str(error)
         if expected.done():
             return expected.result()
-        reason = "" if passed.engine_up else f" ({passed.engine_fault})"
+        expected.cancel()
         raise PasswordUncertainError(
-            f"the change of the password of {name} is not done yet and goes on{reason}: "
+            f"the change of the password of {name} is not done yet and goes on{f' ({reason})' if reason else ''}: "
             f"`sidegate db credentials {name}` tells which one counts"
         )
 

@@ -66,9 +66,7 @@ class Store(Protocol):
 
     async def forget_database(self, name: str) -> Intent: ...
 
-    async def set_variables(
-        self, app: str, variables: Sequence[Variable], gone: Sequence[Variable] = ()
-    ) -> Intent: ...
+    async def set_variables(self, app: str, variables: Sequence[Variable], gone: Sequence[Variable] = ()) -> Intent: ...
 
     async def unset_variable(self, app: str, key: str, scope: str | None = None) -> Intent: ...
 
@@ -274,7 +272,10 @@ class Rollouts(Protocol):
     async def carry_out(self, app: str, progress: Callable[[str], None]) -> None:
         """Begin, or watch, what the store holds; returns when it is done. Raises RolloutFailedError, SidegateError."""
 
-    async def remove_all(self, progress: Callable[[str], None]) -> None:
+    async def answers(self, app: str, path: str) -> bool:
+        """Whether every replica that takes requests now answers a path with 2xx or 3xx."""
+
+    async def remove_all(self) -> None:
         """Remove every container that was made of apps, and make no new ones until `resume`."""
 
     def resume(self) -> None: ...

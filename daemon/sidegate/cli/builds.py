@@ -10,6 +10,7 @@ import click
 from sidegate.api import schemas
 from sidegate.api.client import Upload, quote
 from sidegate.cli import tables
+from sidegate.cli.apps import show_app
 from sidegate.cli.context import Context
 from sidegate.cli.session import Session, common, complete_app, pass_session
 
@@ -24,6 +25,7 @@ STEP = re.compile(r"Step (\d+)/(\d+) : ")
 @click.option("--build-arg", "given", metavar="KEY[=VALUE]", multiple=True, help="An argument for this build only.")
 @click.option("--no-cache", is_flag=True, help="Run every step anew.")
 @click.option("--pull", is_flag=True, help="Fetch newer base images.")
+@click.option("--deploy", is_flag=True, help="Then run the app with the image, as `app deploy` does.")
 @common
 @pass_session
 def build(
@@ -35,6 +37,7 @@ def build(
     given: tuple[str, ...],
     no_cache: bool,
     pull: bool,
+    deploy: bool,
 ) -> None:
     """Build an app's image from the directory CONTEXT. Arguments of the build are the app's variables of scope build or
     both, and those given here; KEY alone takes its value from the environment. They end up in the image's history:
@@ -44,7 +47,7 @@ def build(
 
     \b
     Examples:
-      sidegate build shop .
+      sidegate build shop . --deploy
       sidegate build shop ./shop --tag team/shop:1.4 --file Dockerfile.prod --build-arg VERSION=1.4
     """
     packed = Context.of(context, file)
@@ -61,7 +64,14 @@ def build(
         keep=True,
         status=lambda line: f"building {app}: step {found[1]} of {found[2]}" if (found := STEP.match(line)) else "",
     )
-    session.show(reply, _show_built)
+    if not deploy:
+        session.show(reply, _show_built)
+        return
+    if not session.json:
+        _show_built(reply.value)
+    body = schemas.DeployRequest(image=reply.value.tag)
+    path = f"/v1/apps/{quote(app)}/deployment"
+    session.show(session.stream("PUT", path, schemas.AppView, body=body, doing=f"deploying {app}"), show_app)
 
 
 def _arguments(given: tuple[str, ...]) -> dict[str, str]:

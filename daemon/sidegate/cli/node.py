@@ -73,13 +73,14 @@ def _show_audit(entries: list[schemas.AuditView]) -> None:
 @common
 @pass_session
 def purge(session: Session, yes: bool) -> None:
-    """Remove every network of ours and all that Sidegate remembers, and stop the daemon. Containers stay.
+    """Remove every network of ours, the containers that Sidegate made, and all that it remembers, and stop the daemon.
+    Containers that others run stay.
 
     \b
     Example:
       sidegate purge --yes
     """
-    confirm("Remove every connection, every stored variable and login, and stop the daemon?", yes)
+    confirm("Remove every connection, deployed app, stored variable and login, and stop the daemon?", yes)
     reply = session.call("POST", "/v1/purge", schemas.Purged, doing="removing everything", seconds=PURGE_SECONDS)
     session.show(reply, _show_purged)
 

@@ -1,7 +1,7 @@
 """How a verb that takes long shows how it gets on: on standard error, so that a result can be piped on."""
 
 import contextlib
-import shutil
+import os
 import sys
 import threading
 import time
@@ -12,6 +12,7 @@ import click
 from sidegate.cli.tables import ago, printable
 
 TICK_SECONDS = 1.0
+COLUMNS = 80  # where a terminal does not say
 CLEAR = "\r\x1b[K"
 
 
@@ -63,12 +64,20 @@ class Telling:
         if not self._rewrites:
             return
         passed = f"  {ago(time.monotonic() - self._began)}"
-        room = max(shutil.get_terminal_size().columns - len(passed) - 1, 10)
+        room = max(_columns() - len(passed) - 1, 10)
         self._write(f"{CLEAR}{self._status.splitlines()[0][:room] if self._status else ''}{passed}")
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads standard error any more: what was asked for still counts
             click.echo(text, nl=False, err=True)
+
+
+def _columns() -> int:
+    """How wide the terminal is that shows standard error."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or COLUMNS
+    except OSError:
+        return COLUMNS
 
 
 @contextlib.contextmanager

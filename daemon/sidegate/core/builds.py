@@ -12,6 +12,8 @@ from sidegate.core.model import External, Variable
 from sidegate.errors import InvalidInputError
 
 LAST_LINES = 12
+LINE_MOST = 1 << 15  # characters; what has no line end by then is shown in parts
+LOOKUPS_MOST = 100
 MASK = "***"
 MASKED_LEAST = 6  # characters: to hide shorter values would garble what the build says
 
@@ -123,6 +125,8 @@ class BuildLog:
     def feed(self, text: str) -> list[str]:
         """The lines that are complete now."""
         *whole, self._rest = (self._rest + text).split("\n")
+        if len(self._rest) > LINE_MOST:
+            whole, self._rest = [*whole, self._rest], ""
         return [line for raw in whole if (line := self._take(raw))]
 
     def hide(self, text: str) -> str:
@@ -140,7 +144,7 @@ class BuildLog:
         if found := STEP.fullmatch(line):
             self.step, self.last = f"{found[1]}/{found[2]} ({found[3]})", []
         elif line and not OWN_WORDS.match(line):
-            if LOOKUP_FAILED.search(line):
+            if len(self.failed_lookups) < LOOKUPS_MOST and LOOKUP_FAILED.search(line):
                 self.failed_lookups.append(line)
             self.last = [*self.last[1 - LAST_LINES :], line]
         return line

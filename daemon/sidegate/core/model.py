@@ -220,13 +220,15 @@ class Rollout:
 
     `before` is what was deployed when it began (None: nothing, or an app that others run), `port_before` the port, and
     both come back if it fails. `began` is a Unix time in seconds. `replaces` are the ids of the containers that are to
-    go: whatever else there is by then has come since.
+    go: whatever else there is by then has come since. `health` is a path that new ones have to answer before they take
+    over, and the app's option from then on; empty where the options stay as they are.
     """
 
     began: float
     before: Deployment | None = None
     port_before: int = 0
     replaces: tuple[str, ...] = ()
+    health: str = ""
 
 
 @dataclass(frozen=True, slots=True)

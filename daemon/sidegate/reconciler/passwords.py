@@ -8,7 +8,7 @@ taken back.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 import structlog
@@ -18,36 +18,51 @@ from sidegate.core.passwords import PasswordChanged, updated_variables
 from sidegate.errors import LoginFailedError, NotFoundError, PasswordRefusedError, PasswordUncertainError, SidegateError
 from sidegate.reconciler.world import Databases, PasswordStore
 
-RETRY_SECONDS = 20.0  # after a server that did not answer: a pass waits for it, and so does everything else
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds before a change that could not be carried out is tried again; doubled each time."""
+SHARE = 4
+"""So many times as long as an attempt took is the pause at least: a pass waits for it, and so does everything else."""
 
 log = structlog.get_logger("sidegate.passwords")
 
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """A change that could not be carried out, `at` a reading of the clock."""
+    """A change that could not be carried out `times` times; `until` is a reading of the clock."""
 
     change: PasswordChange
     error: SidegateError
-    at: float
+    times: int
+    until: float
 
 
 class Passwords:
-    """Carries out the changes that the store holds. Never prints a password."""
+    """Carries out the changes that the store holds, when a pass asks; asks for one (`wake`) to try again. Never prints
+    a password."""
 
     def __init__(
-        self, store: PasswordStore, databases: Databases, *, clock: Callable[[], float] = time.monotonic
+        self,
+        store: PasswordStore,
+        databases: Databases,
+        *,
+        wake: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._wake = wake
         self._store = store
         self._databases = databases
         self._clock = clock
+        self.redeploy: Callable[[str], Awaitable[object]] | None = None
+        """Brings the containers of an app up to date, after a change whose caller is gone. Raises SidegateError."""
+        self._redeploying: set[asyncio.Task[None]] = set()
         # Those of an earlier daemon may be half done.
         self._half_done = set(store.intent.passwords)
         self._failed: dict[str, _Failed] = {}
         self._awaited: dict[str, asyncio.Future[PasswordChanged]] = {}
 
     def expect(self, database: str) -> asyncio.Future[PasswordChanged]:
-        """What comes of the next change of a database's password: to be asked for before it is kept."""
+        """What comes of the next change of a database's password: to be asked for before it is kept. Who waits no
+        longer cancels it."""
         expected: asyncio.Future[PasswordChanged] = asyncio.get_running_loop().create_future()
         self._awaited[database] = expected
         return expected
@@ -61,21 +76,28 @@ class Passwords:
         if change is None:
             return
         failed = self._failed.get(database)
-        if failed is not None and failed.change == change and self._clock() - failed.at < RETRY_SECONDS:
+        if failed is not None and failed.change != change:
+            failed = None
+        began = self._clock()
+        if failed is not None and began < failed.until:
             raise failed.error
         try:
-            changed = await self._carry_out(database, change)
+            changed, updates = await self._carry_out(database, change)
         except SidegateError as error:
             if database in self._store.intent.passwords:
-                self._failed[database] = _Failed(change, error, self._clock())
+                self._pause(database, change, error, failed.times + 1 if failed else 1, began)
             self._tell(database, error)
             raise
         self._half_done.discard(database)
         self._failed.pop(database, None)
         log.info("password changed", database=database, accounts=changed.accounts, sessions_ended=changed.ended)
+        awaited = self._awaited.get(database)
+        if awaited is None or awaited.done():
+            self._follow_up(updates)
         self._tell(database, changed)
 
-    async def _carry_out(self, database: str, change: PasswordChange) -> PasswordChanged:
+    async def _carry_out(self, database: str, change: PasswordChange) -> tuple[PasswordChanged, Collection[str]]:
+        """Returns what came of it, and the apps whose variables followed."""
         fresh = database not in self._half_done
         self._half_done.add(database)  # also where this is cancelled on its way
         try:
@@ -92,7 +114,30 @@ class Passwords:
             await self._store.end_password(database, changed.details, updates)
         except NotFoundError:  # somebody said meanwhile what the password is
             log.warning("a change of a password was overtaken", database=database)
-        return changed
+            return changed, ()
+        return changed, updates.keys()
+
+    def _pause(self, database: str, change: PasswordChange, error: SidegateError, times: int, began: float) -> None:
+        now = self._clock()
+        pause = max(min(FIRST_PAUSE * 2 ** min(times - 1, 10), LONGEST_PAUSE), SHARE * (now - began))
+        self._failed[database] = _Failed(change, error, times, now + pause)
+        asyncio.get_running_loop().call_later(pause, self._wake)
+
+    def _follow_up(self, apps: Collection[str]) -> None:
+        """What the caller would have asked for next, had it not gone with an earlier daemon."""
+        if self.redeploy is None or not apps:
+            return
+        task = asyncio.create_task(self._redeploy_all(self.redeploy, sorted(apps)), name="redeploy")
+        self._redeploying.add(task)
+        task.add_done_callback(self._redeploying.discard)
+
+    @staticmethod
+    async def _redeploy_all(redeploy: Callable[[str], Awaitable[object]], apps: list[str]) -> None:
+        for app in apps:
+            try:
+                await redeploy(app)
+            except SidegateError as error:
+                log.warning("not redeployed with its new password", app=app, error=str(error))
 
     async def _take_back(self, database: str) -> None:
         try:

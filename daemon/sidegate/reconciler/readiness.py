@@ -12,7 +12,7 @@ from sidegate.reconciler.loop import Loop
 
 class Readiness:
     """Asks for one app. `health`: what active checks found, container id -> fault; `listens`: whether anything accepts
-    connections at an address and port."""
+    connections at an address and port; `ask`: what is wrong with the answer to a GET of a path there."""
 
     def __init__(
         self,
@@ -20,15 +20,18 @@ class Readiness:
         loop: Loop,
         health: Callable[[], Mapping[str, str]],
         listens: Callable[[str, int], Awaitable[bool]],
+        ask: Callable[[str, int, str, str], Awaitable[str]],
     ) -> None:
         self._app = app
         self._loop = loop
         self._health = health
         self._listens = listens
-        self._listening: set[tuple[str, int]] = set()
+        self._ask = ask
+        self._well: set[tuple[str, int]] = set()
 
-    async def fault(self, snapshot: Snapshot) -> str:
-        """Why not, in words for the operator; empty where it could."""
+    async def fault(self, snapshot: Snapshot, path: str = "") -> str:
+        """Why not, in words for the operator; empty where it could. `path`: one that it has to answer, whatever the
+        app's options say."""
         container = snapshot.container
         if not container.running:
             return f"it is {container.state}"
@@ -41,17 +44,22 @@ class Readiness:
         upstream = self._upstream(container.id)
         if upstream is None:
             return desired.waiting.get(container.id, "") or "it cannot be reached yet"
+        life = (container.id, snapshot.restart_count)
+        if path:
+            found = "" if life in self._well else await self._ask(upstream.address, upstream.port, path, self._app)
+            if not found:
+                self._well.add(life)
+            return found
         routes = desired.routes
         policy = routes.policies[routes.apps[self._app].policy]
         if policy.health:
-            found = self._health().get(container.id)
-            return f"it was not asked at {policy.health} yet" if found is None else found
-        life = (container.id, snapshot.restart_count)
-        if container.health or life in self._listening:
+            verdict = self._health().get(container.id)
+            return f"it was not asked at {policy.health} yet" if verdict is None else verdict
+        if container.health or life in self._well:
             return ""
         if not await self._listens(upstream.address, upstream.port):
             return f"nothing listens at its port {upstream.port}"
-        self._listening.add(life)
+        self._well.add(life)
         return ""
 
     def _upstream(self, container_id: str) -> Upstream | None:

@@ -38,6 +38,7 @@ from sidegate.core.rollout import (
 )
 from sidegate.core.workloads import Snapshot
 from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, RolloutFailedError, SidegateError
+from sidegate.reconciler import telling
 from sidegate.reconciler.loop import Loop
 from sidegate.reconciler.readiness import Readiness
 from sidegate.reconciler.world import RolloutStore, Workloads
@@ -45,7 +46,6 @@ from sidegate.reconciler.world import RolloutStore, Workloads
 LOOK_SECONDS = 0.2  # between two looks while somebody is waited for
 LONGEST_PAUSE = 10.0  # seconds after a step that fails again and again
 RECREATE_DRAIN = 5.0  # seconds: nobody else serves meanwhile
-PATIENCE = 3  # restarts of a new container by the engine, after which it is not going to come up
 
 log = structlog.get_logger("sidegate.rollouts")
 
@@ -53,7 +53,8 @@ log = structlog.get_logger("sidegate.rollouts")
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What rollouts work with. `health`: what active checks found, container id -> fault. `listens`: whether anything
-    accepts connections at an address and port; `connections`: how many this host has open to it (blocking).
+    accepts connections at an address and port; `ask`: what is wrong with the answer to a GET there, of a path and for
+    a host; `connections`: how many this host has open to it (blocking).
 
     `healthy` and `drain` are in seconds: for a new container to become healthy, and for what an old one has in hand.
     """
@@ -63,6 +64,7 @@ class Tools:
     workloads: Workloads
     health: Callable[[], Mapping[str, str]]
     listens: Callable[[str, int], Awaitable[bool]]
+    ask: Callable[[str, int, str, str], Awaitable[str]]
     connections: Callable[[str, int], int]
     clock: Callable[[], float]
     healthy: float = 60.0
@@ -77,7 +79,7 @@ class Replacing:
         self._tools = tools
         self._loop, self._store, self._workloads = tools.loop, tools.store, tools.workloads
         self._say = say
-        self._readiness = Readiness(app, tools.loop, tools.health, tools.listens)
+        self._readiness = Readiness(app, tools.loop, tools.health, tools.listens, tools.ask)
         self._names: set[str] = set()
         self._snapshots: Mapping[str, Snapshot] = {}
         self._made: set[str] = set()
@@ -115,7 +117,7 @@ class Replacing:
             elif decision.steps:
                 await self._carry_out(decision.steps, going_forward=going_forward)
             elif decision.waiting:
-                self._tell_waiting(now, decision)
+                self._say(f"{self._app}: {telling.waiting(now, decision)}")
                 await self._pause(LOOK_SECONDS)
             elif going_forward:
                 await self._end()
@@ -178,8 +180,9 @@ class Replacing:
         if snapshot is None:
             return None
         state = snapshot.container.state
-        ready = not name.endswith(OLD) and not await self._readiness.fault(snapshot)
-        if ready and name.endswith(NEXT) and self._app in self._intent.rollouts:
+        rollout = self._intent.rollouts.get(self._app)
+        ready = not name.endswith(OLD) and not await self._fault(snapshot)
+        if ready and name.endswith(NEXT) and rollout:
             self._admit(snapshot.id)
         return Copy(
             snapshot.id,
@@ -187,8 +190,13 @@ class Replacing:
             ready=ready,
             idle=snapshot.id in self._idle and not self._takes_requests(snapshot.id),
             whole=state != "created" or snapshot.id in self._made,
-            ended=state in ("exited", "dead") or snapshot.restart_count >= PATIENCE,
+            ended=telling.has_ended(snapshot),
         )
+
+    async def _fault(self, snapshot: Snapshot) -> str:
+        rollout = self._intent.rollouts.get(self._app)
+        new = rollout is not None and snapshot.id not in rollout.replaces
+        return await self._readiness.fault(snapshot, rollout.health if rollout and new else "")
 
     def _admit(self, container_id: str) -> None:
         if container_id not in self._loop.standing.admitted:
@@ -213,7 +221,9 @@ class Replacing:
 
     async def _carry_out(self, steps: Iterable[Step], *, going_forward: bool) -> None:
         steps = tuple(steps)
-        self._tell_steps(steps)
+        names = {snapshot.id: snapshot.name for snapshot in self._snapshots.values()}
+        for text in telling.steps(steps, names):
+            self._say(f"{self._app}: {text}")
         outcomes = await asyncio.gather(*(self._do(step) for step in steps), return_exceptions=True)
         await self._settle()
         failed: list[tuple[Step, SidegateError]] = []
@@ -309,6 +319,8 @@ class Replacing:
             await self._write(self._store.forget_app(self._app))
         else:
             nothing = deployment is not None and not deployment.replicas
+            if rollout.health and not nothing:
+                await self._store.set_app(self._app, None, {"health": rollout.health})
             await self._write(self._store.end_rollout(self._app, restore=nothing))
         await self._settle()
 
@@ -347,14 +359,8 @@ class Replacing:
     async def _why(self, container_id: str) -> SidegateError:
         """Of a container that did not become healthy: what is wrong with it, and what it wrote last."""
         snapshot = self._by_id(container_id)
-        if snapshot.container.state in ("exited", "dead"):
-            what = f"exited with code {snapshot.exit_code}"
-        elif snapshot.restart_count >= PATIENCE:
-            what = f"ended {snapshot.restart_count} times, last with exit code {snapshot.exit_code}"
-        else:
-            fault = await self._readiness.fault(snapshot)
-            what = f"was not healthy within {self._tools.healthy:g} s: {fault or 'it was for a moment only'}"
-        return await self._told(f"the new container {base_name(snapshot.name)} {what}", container_id)
+        fault = "" if telling.has_ended(snapshot) else await self._fault(snapshot)
+        return await self._told(telling.why(snapshot, fault, self._tools.healthy), container_id)
 
     async def _why_not(self, step: Step, error: SidegateError) -> SidegateError:
         return await self._told(str(error), step.id if isinstance(step, Start) else "")
@@ -363,32 +369,8 @@ class Replacing:
         rollout = self._intent.rollouts.get(self._app)
         first = self._deployment is not None and rollout is not None and rollout.before is None
         outcome = "nothing of it is left" if first else "the old containers go on serving"
-        text = f"{self._app}: {what}; {outcome}"
-        lines = ""
+        text, lines = f"{self._app}: {what}; {outcome}", ""
         if container_id:
             with contextlib.suppress(SidegateError):
                 lines = await self._workloads.logs(container_id)
         return RolloutFailedError(f"{text}. Its last lines:\n{lines}" if lines else text)
-
-    # --- telling
-
-    def _tell_waiting(self, now: Situation, decision: Decision) -> None:
-        coming = [slot.next or slot.current for slot in now.slots if slot.wanted]
-        new = [copy for copy in coming if copy and copy.id not in now.replaces]
-        ready = sum(copy.ready for copy in new)
-        self._say(f"{self._app}: {ready} of {max(len(new), len(decision.waiting))} new replicas are healthy")
-
-    def _tell_steps(self, steps: tuple[Step, ...]) -> None:
-        def names(kind: type[Step]) -> str:
-            found = [s for s in steps if isinstance(s, kind)]
-            by_id = {snapshot.id: snapshot.name for snapshot in self._snapshots.values()}
-            return ", ".join(s.slot if isinstance(s, Create) else base_name(by_id.get(s.id, s.id)) for s in found)
-
-        for kind, text in (
-            (Create, "making the new container {}"),
-            (Start, "starting the new container {}"),
-            (LetGo, "the old container {} finishes what it has in hand"),
-            (Stop, "stopping the old container {}"),
-        ):
-            if found := names(kind):
-                self._say(f"{self._app}: {text.format(found)}")

@@ -74,6 +74,12 @@ class Rollouts:
         finally:
             under.listeners.remove(progress)
 
+    async def answers(self, app: str, path: str) -> bool:
+        """Whether every replica that takes requests now answers a path with 2xx or 3xx; also where there is none."""
+        route = self._tools.loop.last.desired.routes.apps.get(app)
+        asked = [self._tools.ask(u.address, u.port, path, app) for u in (route.upstreams if route else ())]
+        return not any(await asyncio.gather(*asked))
+
     async def run(self) -> None:
         """See after each pass what there is to do, until cancelled; what is under way goes on at the next start."""
         stop_watching = self._tools.loop.standing.watch(self._passed.set)
@@ -90,7 +96,7 @@ class Rollouts:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def remove_all(self, progress: Callable[[str], None]) -> None:
+    async def remove_all(self) -> None:
         """For a purge: every container that Sidegate has made of apps, at once, and no new ones."""
         self._stopping = True
         tasks = [under.task for under in self._under.values() if under.task]
@@ -100,8 +106,6 @@ class Rollouts:
         store, workloads = self._tools.store, self._tools.workloads
         apps = self._tools.loop.last.desired.discovery.apps
         own = [c for name in store.intent.deployments for c in deployments.own_containers(apps.get(name))]
-        for container in own:
-            progress(f"removing container {container.name}")
         await asyncio.gather(*(workloads.stop(container.id) for container in own))
         await asyncio.gather(*(workloads.remove(container.id) for container in own))
 

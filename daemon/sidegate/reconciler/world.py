@@ -85,7 +85,7 @@ class Workloads(Protocol):
         some four a second. As long as it takes: cancel it. Raises NotFoundError, EngineError."""
 
     async def snapshots(self, names: Collection[str]) -> Mapping[str, Snapshot]:
-        """Those of the named containers that exist, asked of the engine now (some 2 ms each): never from a cache, so a
+        """Those of the named containers that exist, asked of the engine now (2 to 4 ms each): never from a cache, so a
         decision may rest on it. A start that is under way holds the answer up until it is through."""
 
     async def check(self, snapshot: Snapshot) -> None:
@@ -163,6 +163,11 @@ class RolloutStore(Protocol):
 
     async def set_deployment(self, app: str, deployment: Deployment | None) -> Intent:
         """What Sidegate shall run of an app; the rest that is known of it stays."""
+
+    async def set_app(
+        self, app: str, mode: str | None = None, options: Mapping[str, str | None] | None = None
+    ) -> Intent:
+        """Set some of its options; None unsets one."""
 
     async def forget_app(self, app: str) -> Intent:
         """As if nobody had ever said anything of it."""

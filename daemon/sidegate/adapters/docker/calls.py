@@ -16,14 +16,25 @@ from sidegate.errors import EngineUnavailableError
 T = TypeVar("T")
 
 
+class Lane:
+    """Some threads, and who may use them."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self.slots = asyncio.Semaphore(threads)
+        self.threads = ThreadPoolExecutor(threads, name)
+
+
 class EngineCalls:
-    """An engine's endpoints by their paths. Constructing it connects to nothing; arguments as of DockerEngine."""
+    """An engine's endpoints by their paths. Constructing it connects to nothing.
+
+    `host` and `deadline` as of DockerEngine; `threads` bounds quick calls side by side, and as many may be slow ones.
+    """
 
     def __init__(self, host: str, *, deadline: float, threads: int) -> None:
-        self.client = EngineClient(host, timeout=max(1, int(deadline * 0.8)), pool_size=threads)
+        self.client = EngineClient(host, timeout=max(1, int(deadline * 0.8)), pool_size=2 * threads)
         self.deadline = deadline
-        self._slots = asyncio.Semaphore(threads)
-        self._threads = ThreadPoolExecutor(threads, "docker-work")
+        self._quick = Lane(threads, "docker-work")
+        self._slow = Lane(threads, "docker-slow")
         self._readings: set[Reading[Any]] = set()
         self._closed = False
 
@@ -39,7 +50,7 @@ class EngineCalls:
             return msgspec.json.decode(response.content, type=kind)
 
         try:
-            return await self._in_thread(lambda: self.client.call(doing, get), self.deadline)
+            return await self._in_thread(self._quick, lambda: self.client.call(doing, get), self.deadline)
         except TimeoutError:
             raise EngineUnavailableError(
                 f"the Docker engine at {self.client.host} was asked to {doing} and did not within {self.deadline:g} s"
@@ -54,9 +65,12 @@ class EngineCalls:
             return response.content
 
         try:
-            # The engine's own wait ends first: a thread that nobody waits for would hold one of few.
-            call = self._in_thread(lambda: self.client.call(doing, change, changes=True), seconds + self.deadline)
-            return await call
+            # A container that takes minutes to stop must not keep anybody from looking. The client's own wait ends
+            # first: a thread that nobody waits for would hold one of few.
+            lane = self._slow if seconds > self.deadline else self._quick
+            return await self._in_thread(
+                lane, lambda: self.client.call(doing, change, changes=True), seconds + self.deadline
+            )
         except (UnconfirmedError, TimeoutError) as error:
             raise UnconfirmedError(
                 f"the Docker engine did not confirm within {seconds:g} s that it could {doing}"
@@ -81,13 +95,14 @@ class EngineCalls:
         self._closed = True
         for reading in list(self._readings):
             reading.abandon()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for lane in (self._quick, self._slow):
+            lane.threads.shutdown(wait=False, cancel_futures=True)
         self.client.close()
 
-    async def _in_thread(self, call: Callable[[], T], seconds: float) -> T:
+    async def _in_thread(self, lane: "Lane", call: Callable[[], T], seconds: float) -> T:
         self._refuse_closed()
-        async with self._slots, asyncio.timeout(seconds):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        async with lane.slots, asyncio.timeout(seconds):
+            return await asyncio.get_running_loop().run_in_executor(lane.threads, call)
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -41,7 +41,7 @@ class DockerWorkloads:
 
     Constructing it connects to nothing. `host` is a Docker URL; empty: DOCKER_HOST, else the default socket.
     `deadline` bounds each quick call in seconds, `slow` those that may copy an image's files into a volume, wait for a
-    device or delete a lot; `threads` bounds calls side by side, logs and pulls not counted.
+    device or delete a lot; `threads` bounds quick calls side by side, and slow ones.
     """
 
     def __init__(self, host: str = "", *, deadline: float = 10.0, slow: float = 120.0, threads: int = 8) -> None:

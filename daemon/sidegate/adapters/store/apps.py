@@ -168,5 +168,5 @@ def _put_rollout(db: sqlite3.Connection, app: str, rollout: Rollout | None) -> N
     db.execute("DELETE FROM rollouts WHERE app = ?", (app,))
     _put_deployment(db, "deployments_before", app, rollout.before if rollout else None)
     if rollout is not None:
-        row = (app, rollout.began, rollout.port_before, json.dumps(rollout.replaces))
-        db.execute("INSERT INTO rollouts (app, began, port_before, replaces) VALUES (?, ?, ?, ?)", row)
+        row = (app, rollout.began, rollout.port_before, json.dumps(rollout.replaces), rollout.health)
+        db.execute("INSERT INTO rollouts (app, began, port_before, replaces, health) VALUES (?, ?, ?, ?, ?)", row)

@@ -90,7 +90,8 @@ MIGRATIONS: tuple[str, ...] = (
         app TEXT PRIMARY KEY NOT NULL,
         began REAL NOT NULL,
         port_before INTEGER NOT NULL,
-        replaces TEXT NOT NULL  -- a list of container ids, as JSON
+        replaces TEXT NOT NULL,  -- a list of container ids, as JSON
+        health TEXT NOT NULL
     ) WITHOUT ROWID;
 
     -- What was deployed when the rollout began; an app of which nothing was is not there.

@@ -124,9 +124,12 @@ def _read_deployments(db: sqlite3.Connection, table: str) -> dict[str, Deploymen
 
 def _read_rollouts(db: sqlite3.Connection) -> Mapping[str, Rollout]:
     before = _read_deployments(db, "deployments_before")
-    rows = db.execute("SELECT app, began, port_before, replaces FROM rollouts ORDER BY app")
+    rows = db.execute("SELECT app, began, port_before, replaces, health FROM rollouts ORDER BY app")
     return MappingProxyType(
-        {app: Rollout(began, before.get(app), port, tuple(json.loads(ids))) for app, began, port, ids in rows}
+        {
+            app: Rollout(began, before.get(app), port, tuple(json.loads(ids)), health)
+            for app, began, port, ids, health in rows
+        }
     )
 
 
