@@ -77,6 +77,7 @@ def test_these_are_the_verbs() -> None:
         *("app ls", "app show"),
         *("env ls", "env set", "env unset", "env rename", "env export"),
         *("app set", "app unset", "app pause", "app resume", "app maintenance"),
+        *("app deploy", "app redeploy", "app port", "app domains", "app rm", "app logs"),
         *("db ls", "db show", "db set", "db credentials", "db password", "db create", "db rm"),
         *("external on", "external off", "external show", "external ls", "external sessions"),
         *("external allow", "external deny", "external extend", "external kick"),

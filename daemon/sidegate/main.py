@@ -168,7 +168,7 @@ async def serve(settings: Settings) -> None:
                 rollouts=rollouts,
             )
         )
-        passwords.redeploy = commands.deployments.redeploy
+        passwords.redeploy = commands.passwords.bring_up_to_date
         try:
             await supervisor.bind()
         except PortInUseError as error:

@@ -69,7 +69,7 @@ async def test_an_image_that_is_not_here_is_fetched(node: MemoryDaemon) -> None:
     await node.commands.deployments.deploy("far", schemas.DeployRequest(image="far:1"), told.append)
     assert told[0] == "fetching far:1, which this node does not have"
     node.workloads.fail_next["pull"] = NotFoundError("no such repository")
-    with pytest.raises(NotFoundError, match="no image away:1 on this node.*no such repository"):
+    with pytest.raises(NotFoundError, match=r"no image away:1 on this node.*no such repository"):
         await deploy(node, "away", "away:1")
 
 
@@ -259,7 +259,8 @@ async def test_removing_an_app(node: MemoryDaemon) -> None:
     assert names(node) == ["shop-db-1"]
     intent = node.store.intent
     assert not (intent.deployments or intent.env or intent.domains or intent.ports or intent.connections)
-    assert [n.name for n in node.loop.last.state.networks if n.name.startswith("sidegate-")] == ["sidegate-home--shop-db"]
+    networks = [n.name for n in node.loop.last.state.networks if n.name.startswith("sidegate-")]
+    assert networks == ["sidegate-home--shop-db"]
 
 
 async def test_removing_an_app_that_others_run_leaves_its_containers(node: MemoryDaemon) -> None:
@@ -293,13 +294,14 @@ async def test_a_purge_takes_the_containers_that_were_made(node: MemoryDaemon) -
 
 async def test_over_the_socket(node: MemoryDaemon) -> None:
     """The command line, its progress and its exit status."""
-    done = await node.sidegate("app", "deploy", "shop", "--image", "shop:1", "--env", "A=1", "--env-file", "-", text="B=2")
+    words = ("app", "deploy", "shop", "--image", "shop:1", "--env", "A=1", "--env-file", "-")
+    done = await node.sidegate(*words, text="B=2")
     assert done.returncode == 0, done.stderr
     assert "shop: making the new container sidegate-shop-1" in done.stderr
     assert '"image": "shop:1"' in done.stdout
     assert node.engine.container("sidegate-shop-1").env["B"] == "2"
     done = await node.sidegate("--table", "app", "show", "shop")
-    assert done.returncode == 2 or "image" in done.stdout
+    assert "shop:1" in done.stdout
     done = await node.sidegate("app", "rm", "shop")
     assert done.returncode == 2
     assert "--yes" in done.stderr

@@ -171,9 +171,20 @@ async def test_update_env_changes_what_connections_added_and_nothing_else(node: 
     done = await node.commands.passwords.change("shop-db", PasswordRequest(password=NEW, update_env=True))
     assert [(v.app, v.key) for v in done.updated] == [("shop", "DB_CONNECTION_URL"), ("shop", "DB_PASSWORD")]
     assert [(v.app, v.key) for v in done.variables] == [("shop", "MINE")]
+    assert done.redeployed == ["shop"]
+    assert node.engine.container("shop-1").env["DB_PASSWORD"] == NEW
     stored = {v.key: v.value for v in node.store.intent.env["shop"]}
     assert (stored["DB_PASSWORD"], stored["MINE"]) == (NEW, PASSWORD)
     assert stored["DB_CONNECTION_URL"] == (await node.commands.databases.credentials("shop-db")).internal.url
+
+
+async def test_an_app_that_cannot_be_redeployed_is_named_and_nothing_is_taken_back(node: MemoryDaemon) -> None:
+    await node.connect("shop", "shop-db", env=True)
+    node.workloads.refusals["shop-1"] = "it was started with --rm"
+    done = await node.commands.passwords.change("shop-db", PasswordRequest(password=NEW, update_env=True))
+    assert done.redeployed == []
+    assert any("shop was not redeployed" in note and "--rm" in note for note in done.notes)
+    assert {v.key: v.value for v in node.store.intent.env["shop"]}["DB_PASSWORD"] == NEW
 
 
 async def test_disconnect_is_passed_on_and_counted(node: MemoryDaemon) -> None:

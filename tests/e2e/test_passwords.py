@@ -197,6 +197,23 @@ def test_who_still_holds_the_old_one_is_listed_and_update_env_brings_what_is_our
     assert (stored["DB_PASSWORD"], stored["BY_HAND"]) == (done["password"], old)
 
 
+def test_no_request_is_lost_while_a_password_changes_and_its_apps_are_redeployed(node: Node, app: str) -> None:
+    """B6, must show 2: at full rate; what needs no database answers all along."""
+    url, host = f"http://127.0.0.1:{node.http_port}/healthz", "Host: pw-app.localhost"
+    wait_for("it serves", lambda: node.get("pw-app.localhost", "/healthz").status == 200)
+    words = ["wrk", "-t1", "-c16", "-d600s", "--timeout", "20s", "-H", host, url]
+    load = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        done = node.json("db", "password", "pw-db", "--generate", "--update-env")
+    finally:
+        load.send_signal(signal.SIGINT)
+        output, _ = load.communicate(timeout=60)
+    assert done["redeployed"] == ["pw-app"]
+    assert "Requests/sec" in output
+    assert "Socket errors" not in output, output
+    assert "Non-2xx" not in output, output
+
+
 def test_disconnect_ends_the_sessions_that_logged_in_before(node: Node, pw_db: str, outside: str) -> None:
     """B7; without it they go on."""
     port = node.json("external", "show", "pw-db")["port"]
@@ -237,6 +254,8 @@ def test_a_crash_between_the_engine_and_the_store_is_healed(
     assert json.loads(node.cli("env", "export", "pw-app", "--format", "json").stdout)["DB_PASSWORD"] == new
     container = ["docker", "exec", node.container("pw-app"), "printenv", "DB_PASSWORD"]
     wait_for("redeployed", lambda: run(*container, check=False).stdout == new + "\n", 60)
+    names = ["ps", "-a", "--format", "{{.Names}}", "--filter", f"name={node.container('pw-app')}"]
+    wait_for("the old one is gone", lambda: node.docker(*names) == node.container("pw-app"), 60)
     assert not [problem for problem in node.problems() if "password" in problem]
 
 

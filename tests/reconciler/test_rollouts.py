@@ -139,8 +139,17 @@ async def test_one_that_does_not_come_up_changes_nothing(node: MemoryDaemon, how
     assert (intent.deployments["shop"], intent.ports["shop"], dict(intent.rollouts)) == (V1, 8080, {})
 
 
-async def test_a_first_deployment_that_fails_leaves_nothing(node: MemoryDaemon) -> None:
-    node.workloads.started = lambda container: node.workloads.end(container.id, 1)
+@pytest.mark.parametrize("how", ["ends", "deaf"])
+async def test_a_first_deployment_that_fails_leaves_nothing(node: MemoryDaemon, how: str) -> None:
+    object.__setattr__(node.tools, "healthy", 0.3)
+
+    def started(container: Container) -> None:
+        if how == "ends":
+            node.workloads.end(container.id, 1)
+        elif container.name.startswith("sidegate-shop-2"):
+            node.deaf.update(e.address for e in node.engine.container(container.name).endpoints)
+
+    node.workloads.started = started
     with pytest.raises(RolloutFailedError, match="nothing of it is left"):
         await deploy(node, V1)
     await node.settled()

@@ -1,5 +1,6 @@
 """The verb of passwords: db password."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -64,6 +65,16 @@ class PasswordVerbs:
         view.notes += _advice(name, asked, view, renewed)
         return view
 
+    async def bring_up_to_date(self, app: str, progress: Progress = unheard) -> None:
+        """Redeploy an app, after what is being done about its containers already. Raises SidegateError."""
+        rollouts = self.world.rollouts
+        if self.redeploy is None:
+            raise RefusedError("this daemon makes no containers")
+        if rollouts is not None and rollouts.under_way(app):
+            with contextlib.suppress(SidegateError):  # how that ends does not matter here
+                await rollouts.carry_out(app, progress)
+        await self.redeploy(app, progress)
+
     async def _check(self, name: str, engine: DatabaseEngine, before: DatabaseDetails, new: str) -> None:
         """Raise RefusedError where it is plain beforehand that the change cannot be made."""
         if not before.user:
@@ -108,10 +119,10 @@ class PasswordVerbs:
     async def _redeploy(self, apps: list[str], view: schemas.PasswordSet, progress: Progress) -> None:
         """One after the other; an app that cannot be is told of, and the rest go on."""
         for app in apps:
-            if self.redeploy is None or not any(c.running for c in self.world.discovery.containers(app)):
+            if not any(container.running for container in self.world.discovery.containers(app)):
                 continue
             try:
-                await self.redeploy(app, progress)
+                await self.bring_up_to_date(app, progress)
             except SidegateError as error:
                 view.notes.append(f"{app} was not redeployed, and has its old variables until it is: {error}")
             else:

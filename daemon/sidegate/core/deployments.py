@@ -104,12 +104,17 @@ def outdated(container: Container, deployment: Deployment | None) -> bool:
     return deployment is not None and is_own(container) and container.labels[REVISION] != revision(deployment)
 
 
-def with_standing(app: App, going_forward: bool, admitted: Collection[str]) -> tuple[App, frozenset[str]]:
+def with_standing(
+    app: App, going_forward: bool, admitted: Collection[str], leaving: Collection[str] = ()
+) -> tuple[App, frozenset[str]]:
     """The app with those of its containers that leave, for others that take their place, as told to stop; and the ids
-    of those that wait for theirs."""
+    of those that wait for theirs. `leaving`: ids of those that leave whatever their names say."""
     if not any(replica.container.name.endswith((NEXT, OLD)) for replica in app.replicas):
         return app, frozenset()
-    found = standing((r.container for r in app.replicas), going_forward=going_forward, admitted=admitted)
+    found = {
+        **standing([r.container for r in app.replicas], going_forward=going_forward, admitted=admitted),
+        **dict.fromkeys(leaving, LEAVING),
+    }
 
     def told(replica: Replica) -> Replica:
         leaves = found.get(replica.container.id) == LEAVING and replica.container.running

@@ -116,12 +116,14 @@ def desire(
     health: Mapping[str, str] | None = None,
     kernel_fault: str = "",
     admitted: Collection[str] = (),
+    leaving: Collection[str] = (),
 ) -> Desired:
     """Pure and total: whatever is wrong with a container or a label becomes a problem, never an exception.
 
     `gone`: apps without containers for so long that their domains are free again. `health`: what active checks found,
     container id -> fault. `kernel_fault`: why the kernel cannot carry external connections here, empty where it can.
-    `admitted`: ids of containers that are to take the place of others, and were seen to be ready for it.
+    `admitted`: ids of containers that are to take the place of others, and were seen to be ready for it; `leaving`:
+    of those that are not to, after all.
     """
     discovery = discover(state.containers, rules, intent.ports)
     problems = list(discovery.problems)
@@ -153,6 +155,7 @@ def desire(
         engine_up=engine_up,
         health=health or {},
         admitted=admitted,
+        leaving=leaving,
     )
     problems += forwarding_problems(intent.externals, rules.forwarder, kernel_fault)
     reachable = {name for name, target in routes.databases.items() if target.address}
@@ -212,6 +215,7 @@ def _routes(
     engine_up: bool,
     health: Mapping[str, str],
     admitted: Collection[str],
+    leaving: Collection[str],
 ) -> Routes:
     where = Reachability.of(state, frozenset(n.name for n in state.networks if is_ours(n, rules) and n.internal))
     needs: dict[str, set[str]] = {}
@@ -222,7 +226,8 @@ def _routes(
     policies: dict[Policy, int] = {rules.policy: 0}
     www: dict[str, str] = {}
     for name in sorted(known_apps(intent, discovery)):
-        app, held = with_standing(discovery.apps.get(name) or App(name), name in intent.rollouts, admitted)
+        app = discovery.apps.get(name) or App(name)
+        app, held = with_standing(app, name in intent.rollouts, admitted, leaving)
         options = given_options(app, intent, problems)
         policy = policy_of(options, rules.policy)
         if policy.https_redirect and not rules.tls:

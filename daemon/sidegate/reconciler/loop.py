@@ -335,6 +335,7 @@ class Loop:
             health=self._applier.data_plane.health(),
             kernel_fault=self._kernel.fault if self._kernel is not None else "this daemon has no kernel forwarder",
             admitted=self.standing.admitted,
+            leaving=self.standing.leaving,
         )
 
     def _gone(self) -> frozenset[str]:

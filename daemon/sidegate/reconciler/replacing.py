@@ -99,7 +99,7 @@ class Replacing:
         finally:
             stop_watching()
             self._loop.standing.troubles.pop(self._app, None)
-            self._loop.standing.admitted.difference_update(s.id for s in self._snapshots.values())
+            self._loop.standing.forget(s.id for s in self._snapshots.values())
         if self._failure is not None:
             raise self._failure
 
@@ -109,7 +109,7 @@ class Replacing:
             going_forward = self._app in self._intent.rollouts
             now = await self._look()
             if not going_forward:
-                self._loop.standing.admitted.difference_update(s.id for s in self._snapshots.values())
+                self._loop.standing.forget(s.id for s in self._snapshots.values())
             decision = forward(now) if going_forward else back(now)
             self._time(decision)
             if decision.failed:
@@ -286,8 +286,11 @@ class Replacing:
         places = self._readiness.places(self._by_id(container_id))
         alone = not any(name.endswith(NEXT) and snapshot.running for name, snapshot in self._snapshots.items())
         until = self._tools.clock() + (min(self._tools.drain, RECREATE_DRAIN) if alone else self._tools.drain)
+        if self._by_id(container_id).name.endswith(NEXT):
+            self._loop.standing.leaving.add(container_id)
         await self._settle()
         if self._takes_requests(container_id):
+            await self._pause(LOOK_SECONDS)
             return  # the pass has not seen yet under which name it goes now
         while self._tools.clock() < until and await self._connected(places):
             await self._pause(LOOK_SECONDS / 2)

@@ -1,16 +1,17 @@
 """What the loop is told of rollouts, and what it tells them: that it has looked again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sidegate.core.model import Problem
 
 
 class Standing:
-    """`admitted`: ids of containers that were seen to be ready to take the place of others. `troubles`: app -> what
-    keeps its rollout from going on, for the operator."""
+    """`admitted`: ids of containers that were seen to be ready to take the place of others; `leaving`: of those that
+    are not to, after all. `troubles`: app -> what keeps its rollout from going on, for the operator."""
 
     def __init__(self) -> None:
         self.admitted: set[str] = set()
+        self.leaving: set[str] = set()
         self.troubles: dict[str, str] = {}
         self._watchers: list[Callable[[], None]] = []
 
@@ -21,6 +22,12 @@ class Standing:
         """Have `passed` called after each pass; returns what ends that."""
         self._watchers.append(passed)
         return lambda: self._watchers.remove(passed)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Containers whose names say all there is to say."""
+        gone = frozenset(ids)
+        self.admitted -= gone
+        self.leaving -= gone
 
     def passed(self) -> None:
         """A pass is over."""
