@@ -5,15 +5,23 @@ import contextlib
 import json
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from e2e.node import APP_IMAGE, SIDEGATE, Node, need_engine, run, running, wait_for
+from e2e.node import APP_IMAGE, SIDEGATE, Node, enter, need_engine, outside_host, run, running, wait_for
 from e2e.visitors import secure_get, trusting, visitors
 
 ENDS = "python3 -c \"print('no such table: orders'); raise SystemExit(3)\""
+
+SERVER = """
+import socket
+with socket.create_server(("", 8099)) as server:
+    print("ready", flush=True)
+    server.accept()[0].sendall(b"hello")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +104,14 @@ def test_deployed_apps_reach_the_world_and_not_each_other(node: Node) -> None:
     probe = f"import socket; socket.create_connection(('{address}', 8080), 2)"
     done = run("docker", "exec", "sgdeploy-alone-1", "python3", "-c", probe, check=False)
     assert done.returncode != 0
-    routes = node.docker("exec", "sgdeploy-alone-1", "cat", "/proc/net/route").splitlines()
-    assert any(line.split()[1] == "00000000" for line in routes[1:])
+    with outside_host("sgdeployout", prefix="198.51.107") as outside:
+        server = [*enter(outside), sys.executable, "-c", SERVER]
+        with subprocess.Popen(server, stdout=subprocess.PIPE) as listening:
+            assert listening.stdout is not None
+            listening.stdout.readline()
+            probe = "import socket; print(socket.create_connection(('198.51.107.2', 8099), 5).recv(5).decode())"
+            assert node.docker("exec", "sgdeploy-alone-1", "python3", "-c", probe) == "hello"
+            listening.kill()
     node.cli("app", "rm", "alone", "--yes")
     assert "sgdeploy-app--alone" not in node.networks()
 

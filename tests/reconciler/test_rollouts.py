@@ -225,6 +225,15 @@ async def test_a_container_that_is_missing_is_made_and_a_stopped_one_is_left_alo
     assert not node.engine.container("sidegate-shop-2").running
 
 
+async def test_what_nobody_asked_for_and_fails_is_a_problem(node: MemoryDaemon) -> None:
+    await deploy(node, V1)
+    node.workloads.started = lambda container: node.workloads.end(container.id, 1)
+    node.engine.remove(node.engine.container("sidegate-shop-1").id)
+    await until("it is said", lambda: any("exited with code 1" in str(p) for p in node.loop.last.problems))
+    assert node.store.intent.deployments["shop"] == V1
+    assert node.engine.container("sidegate-shop-2").running
+
+
 async def test_removing_an_app(node: MemoryDaemon) -> None:
     await deploy(node, V1)
     ids = tuple(c.id for c in containers(node).values())

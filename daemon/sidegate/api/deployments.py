@@ -195,9 +195,9 @@ class DeploymentVerbs:
         await world.settle()
         return schemas.AppRemoved(
             app=app,
-            containers=[c.name for c in own],
+            containers=sorted(c.name for c in own),
             network=network if deployment is not None else None,
-            kept_containers=[c.name for c in theirs],
+            kept_containers=sorted(c.name for c in theirs),
             disconnected=partners,
             variables_removed=sum(map(len, intent.env.values())) - sum(map(len, world.intent.env.values())),
         )

@@ -372,6 +372,8 @@ class Replacing:
         rollout = self._intent.rollouts.get(self._app)
         first = self._deployment is not None and rollout is not None and rollout.before is None
         outcome = "nothing of it is left" if first else "the old containers go on serving"
+        if self._warned:
+            outcome = "the old containers serve again"
         text, lines = f"{self._app}: {what}; {outcome}", ""
         if container_id:
             with contextlib.suppress(SidegateError):

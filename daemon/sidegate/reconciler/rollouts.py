@@ -161,7 +161,7 @@ class Rollouts:
             outcome = SidegateError(f"replacing the containers of {app} broke off: {type(error).__name__}: {error}")
         finally:
             del self._under[app]
-            self._note(app, outcome)
+            self._note(app, outcome, asked=bool(under.listeners))
             if outcome is None:
                 under.done.set_result(None)
             else:
@@ -169,14 +169,17 @@ class Rollouts:
                 under.done.exception()  # nobody may be waiting
             self._passed.set()
 
-    def _note(self, app: str, outcome: BaseException | None) -> None:
-        """When to try again what nobody asked for."""
+    def _note(self, app: str, outcome: BaseException | None, *, asked: bool) -> None:
+        """When to try again what nobody asked for, and what was wrong with it, for the status."""
         if outcome is None:
             self._failures.pop(app, None)
             self._not_before.pop(app, None)
             return
         failures = self._failures[app] = self._failures.get(app, 0) + 1
         pause = min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE)
+        if not asked and not self._stopping:
+            self._tools.loop.standing.troubles[app] = str(outcome)
+            self._tools.loop.wake()
         self._not_before[app] = self._tools.clock() + pause
         with contextlib.suppress(RuntimeError):  # no loop any more: it is ending
             asyncio.get_running_loop().call_later(pause, self._passed.set)
