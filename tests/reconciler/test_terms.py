@@ -170,6 +170,23 @@ async def test_sessions_of_the_kernel_keep_it_too(node: Gated) -> None:
     assert not node.listening
 
 
+async def test_a_session_of_the_kernel_that_came_and_went_between_two_looks_counts(node: Gated) -> None:
+    node.on(idle_off=1800, used_at=node.wall)
+    await node.settle()
+    node.kernel.connect(PORT, "203.0.113.9")
+    node.kernel.live.clear()
+    node.data_plane.idle["shop-db"] = 10_000.0
+    node.let(1800)
+    await node.settle()
+    assert node.listening
+    node.let(1799)
+    await node.settle()
+    assert node.listening
+    node.let(1)
+    await node.settle()
+    assert not node.listening
+
+
 async def test_use_is_remembered_over_a_restart() -> None:
     node = started()
     node.on(idle_off=1800, used_at=node.wall)

@@ -5,6 +5,7 @@ operator's rules. And it must pass every forward chain, while Docker's drops wha
 network: an accept in DOCKER-USER comes before that, one in a chain of ours would not.
 """
 
+import asyncio
 import json
 import re
 import shlex
@@ -35,23 +36,35 @@ class Firewall:
 
     async def fault(self, own_tables: str) -> str:
         """Why the kernel forwarder cannot be used on this host; empty when it can. Tables whose names begin with
-        `own_tables` are ours. About 15 ms."""
+        `own_tables` are ours. About 10 ms."""
         if fault := self._rights() or self._forwarding():
             return fault
         try:
-            iptables = await self._commands.output("iptables", "-w", "5", "-S")
-            variant = await self._commands.output("iptables", "-V")
+            variant, iptables, old, ruleset = await asyncio.gather(
+                self._commands.output("iptables", "-V"),
+                self._commands.output("iptables", "-w", "5", "-S"),
+                self._legacy_fault(),
+                self._commands.output("nft", "-j", "-t", "list", "ruleset"),
+            )
             same = "nf_tables" in variant  # then iptables' chains are nft's as well
             if fault := iptables_fault(iptables):
                 return fault
-            if same and "filter" in self._read("net/ip_tables_names").split():
-                old = await self._commands.output("iptables-legacy", "-w", "5", "-S")
-                if fault := iptables_fault(old):
-                    return f"{fault} (in iptables-legacy)"
-            chains = json.loads(await self._commands.output("nft", "-j", "-t", "list", "ruleset"))["nftables"]
-            return nft_fault(chains, own_tables, skip_iptables=same)
+            if same and old:
+                return old
+            return nft_fault(json.loads(ruleset)["nftables"], own_tables, skip_iptables=same)
         except HostToolError as error:
             return str(error)
+
+    async def _legacy_fault(self) -> str:
+        """What iptables-legacy has in the way, which may hold rules besides those of iptables-nft."""
+        if "filter" not in self._read("net/ip_tables_names").split():
+            return ""
+        try:
+            listing = await self._commands.output("iptables-legacy", "-w", "5", "-S")
+        except HostToolError as error:
+            return str(error)
+        fault = iptables_fault(listing)
+        return f"{fault} (in iptables-legacy)" if fault else ""
 
     def _rights(self) -> str:
         if self._read("self/uid_map").split() != WHOLE_MACHINE:
