@@ -306,6 +306,20 @@ async def test_a_later_daemon_takes_over(node: Host, kernel: KernelForwarder) ->
     assert node.firewall() == before
 
 
+async def test_daemons_on_one_host_do_not_get_into_each_others_way(node: Host, kernel: KernelForwarder) -> None:
+    """Each reads Docker's chain and then puts its rules at a place in it, while the other does the same."""
+    before = node.firewall()
+    other = KernelForwarder("other", (31000, 31999))
+
+    async def switch(forwarder: KernelForwarder, port: int) -> None:
+        for _ in range(8):
+            await forwarder.apply({port: KernelForward(port, HOME)})
+            await forwarder.remove()
+
+    await asyncio.gather(switch(kernel, PORT), switch(other, 31000))
+    assert node.firewall() == before
+
+
 async def test_the_fast_path_stays_ahead(node: Host, kernel: KernelForwarder) -> None:
     """Our accepts stand behind the rules of Sidegate at the head of the chain, and before everybody else's."""
     fast = ("-i", "sg-+", "-m", "comment", "--comment", "sidegate:test", "-j", "ACCEPT")

@@ -85,15 +85,7 @@ class Outside:
 
     def attempt(self, port: int, source: str = "") -> str:
         """What comes of a client: see `GREETED`. It goes at once."""
-        try:
-            with self.connect(port, source) as sock:
-                return GREETED if sock.recv(1) else RESET
-        except ConnectionRefusedError:
-            return REFUSED
-        except ConnectionError:
-            return RESET
-        except TimeoutError:
-            return SILENT
+        return _outcome(lambda: self.connect(port, source))
 
     def login(self, port: int, source: str = "") -> Connection:
         """A session of the user shop. Raises OSError or pymysql.MySQLError."""
@@ -166,6 +158,23 @@ def _set_namespace(descriptor: int) -> None:
 
 def _connected(host: str, port: int, source: str = "") -> socket.socket:
     return socket.create_connection((host, port), SECONDS, (source, 0) if source else None)
+
+
+def attempt_here(host: str, port: int, source: str = "") -> str:
+    """What comes of a client on this machine: see `GREETED`."""
+    return _outcome(lambda: _connected(host, port, source))
+
+
+def _outcome(connect: Callable[[], socket.socket]) -> str:
+    try:
+        with connect() as sock:
+            return GREETED if sock.recv(1) else RESET
+    except ConnectionRefusedError:
+        return REFUSED
+    except ConnectionError:  # also by connect(2), where the RST is fast
+        return RESET
+    except TimeoutError:
+        return SILENT
 
 
 def logged_in(sock: socket.socket, user: str = "shop", password: str = PASSWORD) -> Connection:

@@ -105,6 +105,21 @@ async def test_what_ended_while_no_daemon_ran_is_closed_before_anything_listens(
     assert not node.enabled
 
 
+async def test_what_ended_while_no_daemon_ran_stays_ended_when_the_clock_is_set_back_then() -> None:
+    node = started()
+    node.on(expires_at=node.wall + HOUR)
+    node.let(2 * HOUR)
+    async with running(node):
+        await node.settle()
+        node.wall -= 5 * HOUR
+        await node.settle()
+    node.start()
+    async with running(node):
+        await node.settle()
+    assert not [call for call in node.data_plane.calls if call.startswith("open_forwarder")]
+    assert (node.kernel.table, node.enabled) == ({}, False)
+
+
 async def test_a_restart_does_not_begin_the_time_anew() -> None:
     node = started()
     node.on(expires_at=node.wall + HOUR)

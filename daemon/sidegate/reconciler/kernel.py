@@ -13,6 +13,7 @@ from sidegate.errors import HostToolError, SidegateError
 from sidegate.reconciler.world import Databases, KernelForwarding
 
 RENEWAL_SECONDS = 3.0
+DOUBT_SECONDS = 1.0
 
 log = structlog.get_logger("sidegate.kernel")
 
@@ -44,10 +45,12 @@ class KernelPorts:
         """Whether nothing of an earlier daemon is left."""
 
     async def look(self) -> str:
-        """Ask whether it can be used; a fault that is new is asked about twice, so that a firewall that is busy for a
-        moment does not part anybody from his session."""
+        """Ask whether it can be used. Where it could until now, a fault is asked about again a while later: Docker
+        takes its rules out of the FORWARD chain and puts them back at each change, which shall part nobody from his
+        session."""
         fault = await self._forwarder.usable()
-        if fault and fault != self.fault:
+        if fault and not self.fault:
+            await asyncio.sleep(DOUBT_SECONDS)
             fault = await self._forwarder.usable()
         if fault != self.fault:
             log.info("kernel forwarder", usable=not fault, fault=fault)

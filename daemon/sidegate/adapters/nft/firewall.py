@@ -22,6 +22,9 @@ CAP_NET_ADMIN = 12
 WHOLE_MACHINE = ["0", "0", "4294967295"]
 """/proc/self/uid_map outside every user namespace (user_namespaces(7))."""
 
+ATTEMPTS = 3
+"""At changing a chain in which other daemons, Docker and the operator change rules as well."""
+
 HARMLESS = frozenset({"match", "counter", "log", "accept"})
 OPTIONS = re.compile(r"-A (?P<chain>\S+)(?P<match>.*?)(?: -j (?P<target>\S+).*)?")
 
@@ -88,15 +91,22 @@ class Firewall:
 
     async def accept(self, ports: Iterable[int]) -> None:
         """Have exactly the accepts for `ports`, in one transaction; for none, none. Others' rules stay as they are."""
-        rules, wanted = await self._docker_user(), self._wanted(ports)
-        if rules is None or (ours := self._ours(rules)) == wanted:
-            return
-        place = 1 + sum(1 for _ in _leading(rule for rule in rules if rule not in ours))
-        lines = [shlex.join(("-D", CHAIN, *rule)) for rule in ours]
-        lines += [shlex.join(("-I", CHAIN, str(place), *rule)) for rule in reversed(wanted)]
-        await self._commands.output(
-            "iptables-restore", "-w", "5", "--noflush", text="\n".join(("*filter", *lines, "COMMIT", ""))
-        )
+        wanted = self._wanted(ports)
+        for tries_left in reversed(range(ATTEMPTS)):
+            rules = await self._docker_user()
+            if rules is None or (ours := self._ours(rules)) == wanted:
+                return
+            place = 1 + sum(1 for _ in _leading(rule for rule in rules if rule not in ours))
+            lines = [shlex.join(("-D", CHAIN, *rule)) for rule in ours]
+            lines += [shlex.join(("-I", CHAIN, str(place), *rule)) for rule in reversed(wanted)]
+            text = "\n".join(("*filter", *lines, "COMMIT", ""))
+            try:
+                await self._commands.output("iptables-restore", "-w", "5", "--noflush", text=text)
+            except HostToolError:  # somebody has changed the chain since we looked
+                if not tries_left:
+                    raise
+            else:
+                return
 
     def _wanted(self, ports: Iterable[int]) -> list[Rule]:
         """One pair of rules for the whole range, since every packet crosses them: a pair per port would cost each."""
