@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 
 from memory_world import Recorder
 from sidegate.core.gates import KernelForward, KernelSession
+from sidegate.errors import HostToolError
 
 
 class MemoryKernel(Recorder):
@@ -15,15 +16,18 @@ class MemoryKernel(Recorder):
         self.fault = fault
         self.table: dict[int, KernelForward] = {}
         self.live: dict[int, list[KernelSession]] = {}
-        self.begun = False
+        self.taken: dict[int, int] = {}
+        self.begun = self.flushed = False
+        self.renewals = 0
 
     def flush(self) -> None:
-        self.table = {}
+        self.table, self.flushed = {}, True
 
     def connect(self, port: int, client: str) -> None:
         """A client whom the table lets in comes through `port`."""
         session = KernelSession(port, client, 50000, "10.213.0.2", "10.213.0.1", 50000, "ESTABLISHED")
         self.live.setdefault(port, []).append(session)
+        self.taken[port] = self.taken.get(port, 0) + 1
 
     def clients(self, port: int) -> list[str]:
         return [session.client for session in self.live.get(port, [])]
@@ -37,10 +41,18 @@ class MemoryKernel(Recorder):
     async def apply(self, wanted: Mapping[int, KernelForward]) -> None:
         self.record("apply", *sorted(wanted))
         await asyncio.sleep(0)
-        self.table, self.begun = dict(wanted), True
+        self.table, self.begun, self.flushed = dict(wanted), True, False
+
+    async def renew(self) -> None:
+        self.renewals += 1
+        if self.flushed:
+            raise HostToolError("the table is gone")
 
     async def sessions(self, port: int) -> tuple[KernelSession, ...]:
         return tuple(self.live.get(port, ()))
+
+    async def counts(self) -> Mapping[int, int]:
+        return {port: self.taken.get(port, 0) for port in self.table}
 
     async def cut(self, port: int, pid: int, addresses: Collection[str] | None = None) -> int:
         self.record("cut", port, pid, *(sorted(addresses) if addresses is not None else ["all"]))
@@ -56,5 +68,9 @@ class MemoryKernel(Recorder):
 
     def _end(self, port: int, addresses: Collection[str] | None) -> int:
         before = self.live.get(port, [])
-        self.live[port] = [s for s in before if addresses is not None and s.client not in addresses]
+        self.live[port] = [
+            s
+            for s in before
+            if addresses is not None and {s.client, f"{s.client}:{s.client_port}"}.isdisjoint(addresses)
+        ]
         return len(before) - len(self.live[port])

@@ -7,7 +7,6 @@ python -m bench.delay NAMESPACE    prints a line once both devices are there; ca
 """
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import select
@@ -21,6 +20,7 @@ from pathlib import Path
 from bench.engine import NAME
 from bench.machine import CORES, Program
 from e2e.node import run, wait_for
+from e2e.outside import enter_namespace
 
 MILLISECONDS = 10
 HERE, THERE = "203.0.113.1", "203.0.113.2"
@@ -73,13 +73,6 @@ def _device(name: str) -> int:
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
     return device
-
-
-def enter_namespace(namespace: str) -> None:
-    """This thread lives there from now on: the sockets that it makes, the programs that it starts."""
-    with Path(f"/run/netns/{namespace}").open() as file:
-        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), 0) != 0:
-            raise OSError(ctypes.get_errno(), "setns")
 
 
 def _carry(here: int, there: int) -> None:

@@ -1,6 +1,7 @@
 import pytest
 
-from bench import switch, sysbench
+from bench import sysbench
+from e2e.outside import left_over_flows
 
 OUTPUT = """
     transactions:                        1234   (616.51 per sec.)
@@ -38,4 +39,4 @@ FLOW = (
 )
 def test_a_connection_of_our_own_that_is_over_is_not_left_over(state: str, source: str, left: bool) -> None:
     flow = FLOW.format(left=9, state=state, source=source, port=34000, flags="[ASSURED] ")
-    assert switch.left_over_flows([flow]) == ({flow} if left else set())
+    assert left_over_flows([flow]) == ({flow} if left else set())

@@ -1,4 +1,4 @@
-"""One daemon and one MariaDB for all end-to-end tests of a run."""
+"""One daemon, one MariaDB and one other host for all end-to-end tests of a run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from e2e.node import Node, need_engine, running
+from e2e.outside import Outside, Switch, another_host
+from e2e.private_engine import PrivateEngine, private_engine
+
+PRIVATE = "sgengine"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,6 +28,13 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield node
 
 
+@pytest.fixture(autouse=True)
+def _daemon_runs(request: pytest.FixtureRequest) -> None:
+    """One test that fails with the daemon stopped is one test that fails."""
+    if "node" in request.fixturenames:
+        request.getfixturevalue("node").revive()
+
+
 @pytest.fixture(scope="session")
 def shop_db(node: Node) -> str:
     """The container of the database shop-db, with one greeting in a table."""
@@ -32,3 +43,45 @@ def shop_db(node: Node) -> str:
         container, "CREATE TABLE shop.greetings (word VARCHAR(20)); INSERT INTO shop.greetings VALUES ('good morning')"
     )
     return container
+
+
+@pytest.fixture(scope="session")
+def other_host() -> Iterator[Outside]:
+    with another_host("sgoutside") as made:
+        yield made
+
+
+@pytest.fixture
+def outside(other_host: Outside) -> Iterator[Outside]:
+    """Another host; its connections end with the test."""
+    yield other_host
+    other_host.hang_up()
+
+
+@pytest.fixture
+def switch(node: Node, shop_db: str) -> Iterator[Switch]:
+    """The external connection of shop-db: off before the test and after it."""
+    assert shop_db
+    switch = Switch(node, "shop-db")
+    switch.off()
+    yield switch
+    node.revive()
+    switch.off()
+
+
+@pytest.fixture(params=["kernel", "userspace"])
+def forwarder(request: pytest.FixtureRequest) -> str:
+    """What carries external connections: a test that asks for it runs for each."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, PrivateEngine]]:
+    """A daemon beside an engine that can be restarted, both in a namespace of their own."""
+    directory = Path(tmp_path_factory.mktemp("engine"))
+    with private_engine(directory, PRIVATE) as engine:
+        node = Node(
+            directory, "sgpriv", pool="10.216.0.0/20", ports="31300-31399", docker=engine.url, namespace=PRIVATE
+        )
+        with running(node):
+            yield node, engine

@@ -118,6 +118,11 @@ class Node:
         done = self.cli("status", check=False)
         return done.returncode == 0 and bool(json.loads(done.stdout)["ready"])
 
+    def revive(self) -> None:
+        """Start the daemon if it does not run: what a test that failed has left behind is nobody else's failure."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End the daemon; returns its exit status."""
         assert self._process is not None
@@ -144,8 +149,7 @@ class Node:
         """Remove whatever this node made."""
         for container in reversed(self._containers):
             self.docker("rm", "-f", "-v", container, check=False)
-        if self._process is None:
-            self.start()
+        self.revive()
         self.cli("purge", "--yes", check=False)
         process = self._process
         assert process is not None
@@ -210,8 +214,8 @@ class Node:
         """A sample app, with the variables that Sidegate holds for it."""
         return self.docker_run(name or app, "--label", f"sidegate.app={app}", *options, command=command)
 
-    def database(self, database: str, *options: str, name: str = "") -> str:
-        """A MariaDB with schema and user `shop`, once it takes logins."""
+    def database(self, database: str, *options: str, name: str = "", command: Sequence[str] = ()) -> str:
+        """A MariaDB with schema and user `shop`, once it takes logins; `command` holds options of the server."""
         labels = ["--label", f"sidegate.database={database}", "--label", "sidegate.engine=mariadb"]
         variables = {
             "MARIADB_ROOT_PASSWORD": "root-" + PASSWORD,
@@ -220,7 +224,7 @@ class Node:
             "MARIADB_PASSWORD": PASSWORD,
         }
         given = [word for key, value in variables.items() for word in ("-e", f"{key}={value}")]
-        full = self.docker_run(name or database, *labels, *given, *options, image=DATABASE_IMAGE)
+        full = self.docker_run(name or database, *labels, *given, *options, image=DATABASE_IMAGE, command=command)
         self.wait_for_login(full)
         return full
 
@@ -265,14 +269,18 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def outside_host(name: str, *, prefix: str = "198.51.100") -> Iterator[str]:
-    """A network namespace that is another host: `prefix`.2 there, `prefix`.1 on this side. Gives its name."""
+def outside_host(name: str, *, prefix: str = "198.51.100", within: str = "") -> Iterator[str]:
+    """A network namespace that is another host: `prefix`.2 there, `prefix`.1 on this side. Gives its name.
+
+    `within`: the namespace that this side is in, else the host's own.
+    """
     inner, outer = f"{name[:12]}i", f"{name[:12]}o"
+    here = ["ip", "-n", within] if within else ["ip"]
     try:
         run("ip", "netns", "add", name)
-        run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
-        run("ip", "addr", "add", f"{prefix}.1/24", "dev", outer)
-        run("ip", "link", "set", outer, "up")
+        run(*here, "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
+        run(*here, "addr", "add", f"{prefix}.1/24", "dev", outer)
+        run(*here, "link", "set", outer, "up")
         run("ip", "-n", name, "addr", "add", f"{prefix}.2/24", "dev", inner)
         run("ip", "-n", name, "link", "set", inner, "up")
         run("ip", "-n", name, "link", "set", "lo", "up")
@@ -280,7 +288,7 @@ def outside_host(name: str, *, prefix: str = "198.51.100") -> Iterator[str]:
         yield name
     finally:
         run("ip", "netns", "del", name, check=False)
-        run("ip", "link", "del", outer, check=False)
+        run(*here, "link", "del", outer, check=False)
 
 
 @contextlib.contextmanager

@@ -6,14 +6,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from e2e.engine_relay import EngineRelay
 from e2e.node import Node, Reply, run, wait_for
-from e2e.private_engine import PrivateEngine, private_engine
+from e2e.private_engine import PrivateEngine
 
 
 def serves(node: Node, host: str) -> bool:
@@ -154,21 +151,6 @@ def test_an_engine_that_is_not_there_at_start_is_awaited(tmp_path: Path) -> None
     finally:
         node.close()
         relay.close()
-
-
-@pytest.fixture(scope="module")
-def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, PrivateEngine]]:
-    """A daemon beside an engine that can be restarted, both in a namespace of their own."""
-    directory = Path(tmp_path_factory.mktemp("engine"))
-    with private_engine(directory, "sgengine") as engine:
-        node = Node(
-            directory, "sgpriv", pool="10.216.0.0/20", ports="31300-31399", docker=engine.url, namespace="sgengine"
-        )
-        try:
-            node.start()
-            yield node, engine
-        finally:
-            node.close()
 
 
 def inside(node: Node, host: str) -> str:

@@ -11,19 +11,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from e2e.node import PASSWORD, Node, outside_host, run, wait_for
+from e2e.node import PASSWORD, Node, run, wait_for
+from e2e.outside import Outside
 
 IMAGE = "sidegate-postgres"
 SCHEMA = "shop & 1"
 ANSWER = f"{SCHEMA}|5432"
-FORWARDERS = pytest.mark.parametrize("forwarder", ["kernel", "userspace"])
 QUESTION = "SELECT current_database(), inet_server_port()"
-
-
-@pytest.fixture(scope="module")
-def outside() -> Iterator[str]:
-    with outside_host("sgpgoutside") as name:
-        yield name
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +87,8 @@ def test_it_is_back_at_3306_when_its_container_restarts(node: Node, app: str, sh
     wait_for("PostgreSQL is back at 3306", lambda: asked(node, app) == ANSWER, 30)
 
 
-@FORWARDERS
 def test_the_printed_line_and_the_url_log_in_through_the_external_connection(
-    node: Node, shop_pg: str, outside: str, forwarder: str
+    node: Node, shop_pg: str, outside: Outside, forwarder: str
 ) -> None:
     """Must show 6: psql from another host."""
     shown = node.json("external", "on", "shop-pg", "--forwarder", forwarder)
@@ -103,11 +96,11 @@ def test_the_printed_line_and_the_url_log_in_through_the_external_connection(
     assert any("speaks no TLS" in warning for warning in shown["warnings"])
     found = node.json("db", "credentials", "shop-pg")["external"]
     assert PASSWORD not in found["command"]
-    command = shlex.split(found["command"].replace(f"-h {found['host']}", "-h 198.51.100.1"))
+    command = shlex.split(found["command"].replace(f"-h {found['host']}", f"-h {outside.here}"))
     environ = os.environ | {"PGPASSWORD": PASSWORD}
-    enter = ("ip", "netns", "exec", outside)
+    enter = ("ip", "netns", "exec", outside.name)
     assert run(*enter, *command, "-X", "-A", "-t", "-c", QUESTION, env=environ).stdout.strip() == ANSWER
-    url = found["url"].replace(found["host"], "198.51.100.1")
+    url = found["url"].replace(found["host"], outside.here)
     assert run(*enter, "psql", url, "-X", "-A", "-t", "-c", QUESTION).stdout.strip() == ANSWER
 
 
@@ -121,17 +114,16 @@ async def test_a_second_driver_reads_the_same_url(node: Node, shop_pg: str) -> N
         await connection.close()
 
 
-@FORWARDERS
-def test_off_ends_a_running_query(node: Node, shop_pg: str, outside: str, forwarder: str) -> None:
+def test_off_ends_a_running_query(node: Node, shop_pg: str, outside: Outside, forwarder: str) -> None:
     node.cli("external", "on", "shop-pg", "--forwarder", forwarder)
     url = node.json("db", "credentials", "shop-pg")["external"]
-    address = url["url"].replace(url["host"], "198.51.100.1")
-    with running("ip", "netns", "exec", outside, "psql", address, "-X", "-c", "SELECT pg_sleep(600)") as client:
+    address = url["url"].replace(url["host"], outside.here)
+    with running("ip", "netns", "exec", outside.name, "psql", address, "-X", "-c", "SELECT pg_sleep(600)") as client:
         wait_for("the query runs", lambda: sleepers(node, shop_pg) == 1)
         node.cli("external", "off", "shop-pg")
         assert sleepers(node, shop_pg) == 0
         assert client.wait(timeout=20) != 0
-    refused = run("ip", "netns", "exec", outside, "psql", address, "-X", "-c", "SELECT 1", check=False)
+    refused = run("ip", "netns", "exec", outside.name, "psql", address, "-X", "-c", "SELECT 1", check=False)
     assert "refused" in refused.stderr
 
 

@@ -39,3 +39,12 @@ def test_databases_share_the_lines_and_none_is_left_out_of_the_count() -> None:
     later = [one for _ in range(60) for one in refusals.take()]
     assert sum(one.others for one in later) == 90
     assert not any(one.reasons or one.seen for one in later)
+
+
+def test_what_is_forgotten_is_named_and_not_counted() -> None:
+    refusals = Refusals()
+    refusals.note("db", "192.0.2.1", "denied")
+    refusals.note("other", "192.0.2.1", "denied")
+    refusals.forget("db")
+    assert {one.database: one.reasons for one in refusals.take()} == {"db": {}, "other": {"denied": 1}}
+    assert refusals.take() == []

@@ -86,6 +86,24 @@ async def test_a_client_of_a_database_that_does_not_answer_is_reset_when_the_dia
             assert plant.reasons() == {"the database does not answer": 1}
 
 
+async def test_a_dial_is_given_up_when_the_database_has_gone_from_there() -> None:
+    """A container that was killed says nothing: its address is just not answered any more."""
+    with unaccepting_port() as port:
+        async with forwarding(port, connect=3600) as plant, await plant.client() as client:
+            await until(lambda: plant.forwarder.count == 1)
+            plant.forwarder.sweep()
+            plant.point_at(None)
+
+            def given_up() -> bool:
+                plant.forwarder.sweep()
+                return plant.forwarder.count == 0
+
+            await until(given_up)
+            with pytest.raises(ConnectionResetError):
+                await client.rest()
+            assert plant.reasons() == {"the database does not answer": 1}
+
+
 async def test_a_client_that_has_left_already_never_reaches_the_database() -> None:
     reached = 0
 

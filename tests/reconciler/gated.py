@@ -42,7 +42,7 @@ class GatedStore:
 
 @dataclass
 class Gated:
-    """`now` is the steady clock, `wall` Unix time."""
+    """`now` is the steady clock, `wall` Unix time; `renewal` is how often the lease on the kernel is renewed."""
 
     rules: Rules = field(default_factory=lambda: Rules(forwarder="auto"))
     engine: MemoryEngine = field(default_factory=MemoryEngine)
@@ -53,13 +53,14 @@ class Gated:
     store: GatedStore = field(default_factory=GatedStore)
     now: float = 1000.0
     wall: float = 1_800_000_000.0
+    renewal: float = 3.0
 
     def __post_init__(self) -> None:
         self.start()
 
     def start(self) -> None:
         """A daemon's control plane, as a start makes it."""
-        self.ports = KernelPorts(self.kernel, self.databases)
+        self.ports = KernelPorts(self.kernel, self.databases, renewal=self.renewal)
         applier = Applier(self.engine, self.host, self.data_plane, self.databases, kernel=self.ports)
         self.loop = Loop(
             applier=applier, store=self.store, rules=self.rules, clock=lambda: self.now, wall=lambda: self.wall

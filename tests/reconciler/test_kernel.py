@@ -59,6 +59,26 @@ async def test_a_flushed_table_is_put_back_in_one_pass_and_sessions_go_on(node: 
     assert node.kernel.clients(PORT) == ["203.0.113.9"]
 
 
+async def test_the_lease_is_renewed_while_something_is_forwarded_and_a_flush_is_repaired_at_once() -> None:
+    """Nobody wakes the loop but the renewal that fails."""
+    node = Gated(renewal=0.01)
+    node.engine.run("db-1", labels={"sidegate.database": "shop-db", "sidegate.engine": "mariadb"})
+    async with running(node):
+        await node.settle()
+        node.on()
+        await node.settle()
+        await eventually(lambda: node.kernel.renewals > 2)
+        node.kernel.connect(PORT, "203.0.113.9")
+        node.kernel.flush()
+        await eventually(lambda: node.address == home(node))
+        assert node.kernel.clients(PORT) == ["203.0.113.9"]
+        node.off()
+        await node.settle()
+        node.kernel.renewals = 0
+        await asyncio.sleep(0.1)
+        assert node.kernel.renewals == 0
+
+
 async def test_a_table_that_is_flushed_while_off_stays_away(node: Gated) -> None:
     node.on()
     await node.settle()
@@ -169,8 +189,9 @@ async def test_a_kernel_that_refuses_leaves_the_port_to_the_workers_and_is_a_pro
     assert node.data_plane.listeners()["shop-db"].kernel
 
 
-async def test_many_at_once_all_end_up_in_the_kernel(node: Gated) -> None:
+async def test_many_at_once_all_end_up_in_the_kernel() -> None:
     """Each is a chain of its own, and the table is one."""
+    node = Gated()
     forwards = {30000 + n: KernelForward(30000 + n, f"10.213.0.{n}") for n in range(1, 40)}
     await asyncio.gather(*(node.ports.forward(port, forward) for port, forward in forwards.items()))
     assert node.kernel.table == forwards

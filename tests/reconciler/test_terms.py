@@ -105,6 +105,21 @@ async def test_what_ended_while_no_daemon_ran_is_closed_before_anything_listens(
     assert not node.enabled
 
 
+async def test_what_ended_while_no_daemon_ran_stays_ended_when_the_clock_is_set_back_then() -> None:
+    node = started()
+    node.on(expires_at=node.wall + HOUR)
+    node.let(2 * HOUR)
+    async with running(node):
+        await node.settle()
+        node.wall -= 5 * HOUR
+        await node.settle()
+    node.start()
+    async with running(node):
+        await node.settle()
+    assert not [call for call in node.data_plane.calls if call.startswith("open_forwarder")]
+    assert (node.kernel.table, node.enabled) == ({}, False)
+
+
 async def test_a_restart_does_not_begin_the_time_anew() -> None:
     node = started()
     node.on(expires_at=node.wall + HOUR)
@@ -166,6 +181,23 @@ async def test_sessions_of_the_kernel_keep_it_too(node: Gated) -> None:
     assert node.listening
     node.kernel.live.clear()
     node.let(1800)
+    await node.settle()
+    assert not node.listening
+
+
+async def test_a_session_of_the_kernel_that_came_and_went_between_two_looks_counts(node: Gated) -> None:
+    node.on(idle_off=1800, used_at=node.wall)
+    await node.settle()
+    node.kernel.connect(PORT, "203.0.113.9")
+    node.kernel.live.clear()
+    node.data_plane.idle["shop-db"] = 10_000.0
+    node.let(1800)
+    await node.settle()
+    assert node.listening
+    node.let(1799)
+    await node.settle()
+    assert node.listening
+    node.let(1)
     await node.settle()
     assert not node.listening
 

@@ -4,8 +4,6 @@ Owns the host commands (iptables, nsenter, ss, conntrack) and what their output 
 comment on it, and decides nothing: which sockets go and when the rule is needed is the reconciler's.
 """
 
-import asyncio
-import contextlib
 import os
 import shlex
 import sys
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from sidegate.adapters.tools import Result, Tools
 from sidegate.core.model import HostState
 from sidegate.errors import HostToolError
 
@@ -23,9 +22,6 @@ COMMENT_PREFIX = "sidegate:"
 SOCKET_ATTEMPTS = 3
 ROUTE_UP = 0x1
 
-PACKAGES = {"iptables": "iptables", "nsenter": "util-linux", "ss": "iproute2", "conntrack": "conntrack"}
-"""Debian's package for each command."""
-
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -34,15 +30,6 @@ class Route:
     device: str
     destination: IPv4Network
     metric: int
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a host command ended with."""
-
-    status: int
-    output: str
-    complaint: str
 
 
 class LinuxHost:
@@ -61,8 +48,7 @@ class LinuxHost:
             *("-m", "comment", "--comment", f"{COMMENT_PREFIX}{instance}", "-j", "ACCEPT"),
         )
         self._proc, self._sysfs = proc, sysfs
-        self._deadline = deadline
-        self._slots = asyncio.Semaphore(4)
+        self._run = Tools(deadline=deadline).run
         self._births: dict[int, str] = {}
 
     # --- looking --------------------
@@ -210,37 +196,6 @@ class LinuxHost:
         if result.status != 0:
             raise HostToolError(f"{doing} failed: {_last_line(result.complaint)}")
 
-    async def _run(self, *command: str, keep: int | None = None) -> Result:
-        """Run a host command to its end; `keep` is a descriptor that it inherits."""
-        async with self._slots:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *command,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    pass_fds=() if keep is None else (keep,),
-                    env={**os.environ, "LC_ALL": "C"},
-                )
-            except FileNotFoundError:
-                raise _missing(command[0]) from None
-            except OSError as error:
-                raise HostToolError(f"cannot run {command[0]}: {error.strerror}") from error
-            try:
-                async with asyncio.timeout(self._deadline):
-                    output, complaint = await process.communicate()
-            except TimeoutError:
-                raise HostToolError(f"`{shlex.join(command)}` did not end within {self._deadline:g} s") from None
-            finally:
-                if process.returncode is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        process.kill()
-                    await process.wait()
-        result = Result(process.returncode or 0, output.decode(errors="replace"), complaint.decode(errors="replace"))
-        if result.status == 127:  # nsenter's word for a command that is not there
-            raise _missing("ss")
-        return result
-
 
 class MissingChainError(HostToolError):
     """The chain that Docker keeps for the operator's rules does not exist."""
@@ -272,10 +227,6 @@ def rule_leads(rules: Iterable[tuple[str, ...]], ours: tuple[str, ...]) -> bool:
         if not any(word.startswith(COMMENT_PREFIX) for word in rule):
             return False
     return False
-
-
-def _missing(command: str) -> HostToolError:
-    return HostToolError(f"{command} is not installed: `apt-get install {PACKAGES.get(command, command)}`")
 
 
 def _last_line(complaint: str) -> str:

@@ -1,13 +1,14 @@
 """The verbs of external connections: on, off, allow and deny, extend, kick, show, ls, sessions."""
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sidegate.api import schemas
-from sidegate.api.external_views import external_view, forwarded_sessions, session_views, warnings
+from sidegate.api.external_views import external_view, forwarded_sessions, session_views
 from sidegate.api.names import require_database
-from sidegate.api.world import Pass, World
+from sidegate.api.world import Failure, World
 from sidegate.core.durations import parse_duration
 from sidegate.core.gates import Entry, Gate, check_gate, parse_address, parse_cidr, parse_entries
 from sidegate.core.model import FORWARDERS, External
@@ -47,14 +48,17 @@ class ExternalVerbs:
         asked = terms or schemas.ExternalRequest(enabled=True)
         wanted = self._with_terms(previous or External(Gate(self.world.external_ports.start), enabled=False), asked)
         check_gate(wanted.gate)
-        await self._check_kernel(wanted)
+        if self.world.kernel is None or self.world.kernel.fault:
+            await self._check_kernel(wanted)
         stable = port if port is not None else previous.port if previous else None
         if stable is not None:
             await self._open(name, _at(wanted, stable), previous)
         else:
             await self._open_lowest(name, wanted)
         advice = f"turn it off when it is not in use: sidegate external off {name}"
-        return await external_view(self.world, name, advice=advice, warnings=await warnings(self.world, name))
+        return await external_view(
+            self.world, name, advice=advice, warn=True, just_switched=not (previous and previous.enabled)
+        )
 
     async def off(self, name: str) -> schemas.ExternalView:
         """Refuse from now on and cut every session; the port, the lists and the limits stay. Off already is fine.
@@ -62,17 +66,12 @@ class ExternalVerbs:
         Works without the Docker engine. Raises NotFoundError, DataPlaneError, HostToolError.
         """
         await require_database(self.world, name)
-        cut = len(await forwarded_sessions(self.world, name))
-        async with self.world.writing:
-            previous = self.world.intent.externals.get(name)
-            if previous and previous.enabled:
-                await self.world.store.set_external(name, replace(previous, enabled=False, expires_at=0.0, used_at=0.0))
-        passed = await self.world.settle()
-        if fault := _failure(passed, name):
+        sessions, _ = await asyncio.gather(forwarded_sessions(self.world, name), self._write_off(name))
+        if fault := _failure(await self.world.switch(name), name):
             raise fault
         if name in self.world.data_plane.listeners():
             raise DataPlaneError(f"{name} is still open: see `sidegate status`")
-        return await external_view(self.world, name, sessions_cut=cut)
+        return await external_view(self.world, name, sessions_cut=len(sessions), just_switched=True)
 
     async def edit(self, name: str, edit: schemas.ExternalEdit) -> schemas.ExternalView:
         """Add lines to the lists and take some away, and put off the end; sessions that are still admitted go on.
@@ -96,23 +95,22 @@ class ExternalVerbs:
                 await self.world.store.set_external(name, wanted)
             if wanted.enabled:
                 await self._settle_open(name, wanted, previous)
-        return await external_view(self.world, name, warnings=await warnings(self.world, name))
+        return await external_view(self.world, name, warn=True)
 
     async def kick(self, name: str, client: str) -> schemas.Kicked:
-        """End a client's sessions, at both ends; it may come again. Raises NotFoundError where it has none."""
+        """End a client's sessions, or the one of `address:port`, at both ends; it may come again.
+
+        Raises NotFoundError where it has none.
+        """
         await require_database(self.world, name)
         external = self.world.intent.externals.get(name)
         whole = parse_address(client.strip("[]"))
         count = await self.world.data_plane.kick(name, str(whole) if whole else client)
         kernel = self.world.kernel
         if external and kernel and not kernel.fault:
-            of_client = [s for s in await kernel.sessions(external.port) if client == f"{s.client}:{s.client_port}"]
-            if of_client:
-                raise RefusedError(f"the kernel carries that session: name the address alone, {of_client[0].client}")
-            if whole:
-                place = places(self.world.loop.last.desired, self.world.state, self.world.loop.rules).get(name)
-                pid, peer = (place.pid, place.peer) if place else (0, "")
-                count += await kernel.kick(name, external.port, pid, peer, {str(whole)})
+            place = places(self.world.loop.last.desired, self.world.state, self.world.loop.rules).get(name)
+            pid, peer = (place.pid, place.peer) if place else (0, "")
+            count += await kernel.kick(name, external.port, pid, peer, {str(whole) if whole else client})
         if not count:
             raise NotFoundError(f"{client} has no session on {name}: see `sidegate external sessions {name}`")
         return schemas.Kicked(database=name, client=client, sessions=count)
@@ -120,7 +118,7 @@ class ExternalVerbs:
     async def show(self, name: str) -> schemas.ExternalView:
         """Whether it is on, where, and who is on it. Raises NotFoundError."""
         await require_database(self.world, name)
-        return await external_view(self.world, name, warnings=await warnings(self.world, name))
+        return await external_view(self.world, name, warn=True)
 
     async def ls(self) -> list[schemas.ExternalView]:
         """Every database's external connection."""
@@ -203,10 +201,6 @@ class ExternalVerbs:
                     raise
 
     async def _open(self, name: str, wanted: External, previous: External | None) -> None:
-        present = self.world.data_plane.listeners().get(name)
-        open_here = present is not None and present.gate.port == wanted.port
-        if not open_here and (holder := self.world.port_holder(wanted.port)):
-            raise PortInUseError(f"cannot open {name}: port {wanted.port} is held by {holder}")
         async with self.world.writing:
             self._check_free(name, wanted.port)
             await self.world.store.set_external(name, wanted)
@@ -217,13 +211,12 @@ class ExternalVerbs:
             raise RefusedError(f"port {port} was just given to another database: choose another")
 
     async def _settle_open(self, name: str, wanted: External, previous: External | None) -> None:
-        """Wait until it listens on these terms, or put back what was before and say why."""
+        """Have it listen on these terms, or put back what was before and say why."""
         try:
-            passed = await self.world.settle()
+            found = _failure(await self.world.switch(name), name)
             present = self.world.data_plane.listeners().get(name)
-            found = _failure(passed, name)
             if present is not None and present.gate == wanted.gate and found is None:
-                return
+                return await self._check_kernel(wanted)
             fault = found or DataPlaneError(f"{name} does not listen on port {wanted.port}")
         except SidegateError as error:
             fault = error
@@ -234,8 +227,15 @@ class ExternalVerbs:
                     await self.world.store.forget_external(name)
                 else:
                     await self.world.store.set_external(name, previous)
-        self.world.loop.wake()
+        with contextlib.suppress(SidegateError):
+            await self.world.switch(name)
         raise fault
+
+    async def _write_off(self, name: str) -> None:
+        async with self.world.writing:
+            previous = self.world.intent.externals.get(name)
+            if previous and previous.enabled:
+                await self.world.store.set_external(name, replace(previous, enabled=False, expires_at=0.0, used_at=0.0))
 
 
 def _at(external: External, port: int) -> External:
@@ -257,11 +257,11 @@ def _edited(entries: tuple[Entry, ...], added: Iterable[str], removed: Iterable[
     return parse_entries(kept.items())
 
 
-def _failure(passed: Pass, name: str) -> SidegateError | None:
-    """Why a pass could not do what was asked of a database's forwarder."""
+def _failure(failures: Sequence[Failure], name: str) -> SidegateError | None:
+    """Why what was asked of a database's forwarder could not be done."""
     faults = (
         f.error
-        for f in passed.failures
+        for f in failures
         if isinstance(f.action, ForwarderAction) and f.action.essential and f.action.database == name
     )
     return next(faults, None)

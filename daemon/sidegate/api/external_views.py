@@ -1,12 +1,16 @@
 """What is told of an external connection: where it is, who may come in, who is there, until when, what carries it."""
 
+import asyncio
+
 from sidegate.api import schemas
 from sidegate.api.logins import known_login
 from sidegate.api.world import World
 from sidegate.core.database_engines import DatabaseEngine
+from sidegate.core.forwarding import carry
 from sidegate.core.gates import Entry, Gate, KernelSession
 from sidegate.core.model import DatabaseDetails, External
 from sidegate.core.plan import ForwardInKernel
+from sidegate.core.routes import DatabaseTarget
 from sidegate.core.sessions import Session
 from sidegate.errors import SidegateError
 from sidegate.log import get_logger
@@ -19,13 +23,19 @@ async def external_view(
     name: str,
     *,
     advice: str | None = None,
-    warnings: list[str] | None = None,
+    warn: bool = False,
     sessions_cut: int | None = None,
+    just_switched: bool = False,
 ) -> schemas.ExternalView:
-    """A database's external connection as it is now; one that was never on has no port."""
+    """A database's external connection as it is now; one that was never on has no port. `warn`: of what should not be
+    missed while it is on. `just_switched`: nobody can be on it yet, or any more."""
     external = world.intent.externals.get(name)
     gate = external.gate if external else Gate(0)
-    engine, details = await known_login(world, name)
+    (engine, details), sessions, warnings = await asyncio.gather(
+        known_login(world, name),
+        _nobody() if just_switched else forwarded_sessions(world, name),
+        _warnings(world, name, external if warn else None),
+    )
     host, port = world.external_host(), external.port if external else None
     present = world.data_plane.listeners().get(name)
     on = bool(external and external.enabled)
@@ -37,13 +47,13 @@ async def external_view(
         listening=present is not None and present.gate.port == port,
         host=host,
         port=port,
-        sessions=len(await forwarded_sessions(world, name)),
+        sessions=len(sessions),
         user=details.user or None,
         schema=details.schema or None,
         url=_open_url(engine, details, host, port),
         command=engine.command(details, host, port) if engine and details.user and port is not None else None,
         advice=advice,
-        warnings=warnings or [],
+        warnings=warnings,
         sessions_cut=sessions_cut,
         allow=_entries(gate.allow),
         deny=_entries(gate.deny),
@@ -63,19 +73,19 @@ async def external_view(
 
 def carried_by(world: World, name: str, external: External) -> tuple[str, str | None]:
     """Kernel or userspace, and why it is not the kernel."""
-    last = world.loop.last
+    kernel, last = world.kernel, world.loop.last
+    if kernel is not None and kernel.carries(external.port):
+        return "kernel", None
+    target = last.desired.routes.databases.get(name) or DatabaseTarget()
+    fault = kernel.fault if kernel is not None else "this daemon has no kernel forwarder"
+    wanted = carry(external, target.address, world.loop.rules.forwarder, fault)
+    if wanted.kernel is None:
+        return "userspace", wanted.why or "forwarder = userspace"
     failed = (f for f in last.failures if isinstance(f.action, ForwardInKernel) and f.action.database == name)
-    if failure := next(failed, None):
-        return "userspace", str(failure.error)
-    forwarding = last.desired.forwarders.get(name)
-    if forwarding is None or forwarding.kernel is None:
-        return "userspace", forwarding.why if forwarding and forwarding.why else "forwarder = userspace"
-    return "kernel", None
+    return "userspace", next((str(failure.error) for failure in failed), "the kernel does not take it yet")
 
 
-async def warnings(world: World, name: str) -> list[str]:
-    """What should not be missed while it is on."""
-    external = world.intent.externals.get(name)
+async def _warnings(world: World, name: str, external: External | None) -> list[str]:
     if not external or not external.enabled:
         return []
     found = []
@@ -108,6 +118,10 @@ async def forwarded_sessions(world: World, name: str) -> list[Session | KernelSe
     except SidegateError as error:
         log.warning("sessions not known", database=name, error=str(error))
     return found
+
+
+async def _nobody() -> list[Session | KernelSession]:
+    return []
 
 
 def session_views(name: str, sessions: list[Session | KernelSession]) -> list[schemas.SessionView]:

@@ -162,6 +162,10 @@ class Loop(Protocol):
     async def settle(self) -> Pass:
         """The first pass that begins after this call, when it is done. Raises TimeoutError."""
 
+    async def switch(self, database: str) -> Sequence[Failure]:
+        """Have a database's external connection be as the intent has it, at once; returns what failed. Raises
+        TimeoutError."""
+
     async def purge(self) -> Pass: ...
 
 
@@ -291,6 +295,9 @@ class Kernel(Protocol):
     async def look(self) -> str:
         """The same, now."""
 
+    def carries(self, port: int) -> bool:
+        """Whether it forwards a public port."""
+
     async def sessions(self, port: int) -> Sequence[KernelSession]:
         """Raises HostToolError."""
 
@@ -347,6 +354,14 @@ class World:
             return await self.loop.settle()
         except TimeoutError:
             raise SidegateError("the daemon is still busy with an earlier pass: see `sidegate status`") from None
+
+    async def switch(self, database: str) -> Sequence[Failure]:
+        """Have a database's external connection be as the intent has it, without a look at the engine; returns what
+        failed. Raises SidegateError when it takes too long."""
+        try:
+            return await self.loop.switch(database)
+        except TimeoutError:
+            raise SidegateError("the daemon is still busy with an earlier switch: see `sidegate status`") from None
 
     @property
     def intent(self) -> Intent:

@@ -39,7 +39,11 @@ class Forwarding:
 
     @property
     def limited(self) -> bool:
-        """Whether the kernel counts, so that a client it turns down must not come in through the listener."""
+        """Whether the kernel counts, so that a client it turns down must not come in through the listener.
+
+        Nor does one that it does not take because our lease on its rules has lapsed: the daemon stands still, nobody
+        could switch it off, and who knows what the client would have counted for. Closed is the safe side.
+        """
         return self.kernel is not None and bool(self.gate.max_sessions or self.gate.max_new)
 
 

@@ -72,6 +72,12 @@ def reconcile(desired: Desired, observed: Observed, rules: Rules) -> tuple[Plan,
     return Plan(tuple(actions)), problems
 
 
+def plan_forwarders(desired: Desired, observed: Observed, rules: Rules) -> Plan:
+    """The part of `reconcile` that is about external connections. It rests on nothing that takes long to look at."""
+    where = places(desired, observed.engine, rules)
+    return Plan((*_close_forwarders(desired, observed, where), *_open_forwarders(desired, observed, where)))
+
+
 # --- the data plane ------------------------------------------------------------------------------------------------
 
 

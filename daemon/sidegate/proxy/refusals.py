@@ -29,18 +29,22 @@ class Refusals:
         else:
             self._others[database] += 1
 
+    def forget(self, database: str) -> None:
+        """Count none of those that were not told yet; they are named all the same."""
+        self._reasons.pop(database, None)
+
     def take(self) -> list[Refused]:
         """What there is to tell after another second."""
         told = []
         self._lines -= len(self._seen)
-        for database in self._reasons.keys() | self._others.keys():
+        for database in self._reasons.keys() | self._others.keys() | {name for name, _, _ in self._seen}:
             others = 0
             if database in self._others and self._lines > 0:
                 self._lines -= 1
                 others = self._others.pop(database)
             seen = [Refusal(who, why, times) for (name, who, why), times in self._seen.items() if name == database]
             reasons = self._reasons[database]
-            if reasons or others:
+            if reasons or seen or others:
                 told.append(Refused(database, dict(reasons), tuple(seen), others))
         self._reasons.clear()
         self._seen.clear()

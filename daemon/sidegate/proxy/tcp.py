@@ -50,7 +50,7 @@ class Forwarder:
         self._refusals = refusals
         self._loop = asyncio.get_running_loop()
         self._sessions: set[ForwardedSession] = set()
-        self._dialling: dict[ForwardedSession, float] = {}  # until when
+        self._dialling: dict[ForwardedSession, tuple[float, DatabaseTarget]] = {}  # until when, and whom
         self._used = False  # since it was asked last
         self._closed = False
 
@@ -111,14 +111,15 @@ class Forwarder:
         return [session.seen() for session in self._sessions]
 
     def sweep(self) -> bool:
-        """One second has gone by: give up dials that took too long.
+        """One second has gone by: give up dials that took too long, or whose database has gone from there meanwhile.
 
         Returns whether a session has begun or ended since the last time.
         """
-        now = self._loop.time()
-        for session in [one for one, until in self._dialling.items() if until <= now and not one.cut]:
-            self._refusals.note(self.name, session.address, NO_ANSWER)
-            session.abort()
+        now, target = self._loop.time(), self._target()
+        for session, (until, dialled) in list(self._dialling.items()):
+            if not session.cut and (until <= now or dialled != target):
+                self._refusals.note(self.name, session.address, NO_ANSWER)
+                session.abort()
         self._limits.sweep(now)
         used, self._used = self._used, False
         return used
@@ -166,7 +167,7 @@ class Forwarder:
             session.client.abort()
             return
         session.dialling = asyncio.current_task()
-        self._dialling[session] = self._loop.time() + self._connect
+        self._dialling[session] = self._loop.time() + self._connect, target
         try:
             transport, _ = await self._loop.create_connection(lambda: session.server, target.address, target.port)
         except OSError as error:

@@ -194,6 +194,7 @@ class Worker:
             self._listeners[name] = Listener(sock, forwarder.accepted)
 
     def _close(self, database: str) -> int:
+        self._refusals.forget(database)  # or they would be told of the next opening
         listener, forwarder = self._listeners.pop(database, None), self._forwarders.pop(database, None)
         if listener is not None:
             listener.close()

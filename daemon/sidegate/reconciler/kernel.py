@@ -12,6 +12,9 @@ from sidegate.core.model import Intent
 from sidegate.errors import HostToolError, SidegateError
 from sidegate.reconciler.world import Databases, KernelForwarding
 
+RENEWAL_SECONDS = 3.0
+DOUBT_SECONDS = 1.0
+
 log = structlog.get_logger("sidegate.kernel")
 
 
@@ -22,27 +25,32 @@ class KernelPorts:
     a dozen transactions.
     """
 
-    def __init__(self, forwarder: KernelForwarding, databases: Databases) -> None:
+    def __init__(self, forwarder: KernelForwarding, databases: Databases, *, renewal: float = RENEWAL_SECONDS) -> None:
+        """`renewal`: seconds between two renewals of the lease, which lasts 10 s (Table.renew)."""
         self.fault = "not asked yet"
         """Why the kernel cannot be used here, as of the last look; empty: it can."""
         self.trouble = ""
         """Why what it forwards could not be looked at, the last time; empty: it could."""
         self._forwarder = forwarder
         self._databases = databases
+        self._renewal = renewal
         self._present: Mapping[int, KernelForward] = {}
         self._pending: dict[int, KernelForward | None] = {}
         self._outcomes: asyncio.Future[None] | None = None
         self._turn = asyncio.Lock()
         self._ports: set[int] = set()
+        self._counted: dict[int, int] = {}
         self._looking: asyncio.Task[None] | None = None
         self.begun = False
         """Whether nothing of an earlier daemon is left."""
 
     async def look(self) -> str:
-        """Ask whether it can be used; a fault that is new is asked about twice, so that a firewall that is busy for a
-        moment does not part anybody from his session."""
+        """Ask whether it can be used. Where it could until now, a fault is asked about again a while later: Docker
+        takes its rules out of the FORWARD chain and puts them back at each change, which shall part nobody from his
+        session."""
         fault = await self._forwarder.usable()
-        if fault and fault != self.fault:
+        if fault and not self.fault:
+            await asyncio.sleep(DOUBT_SECONDS)
             fault = await self._forwarder.usable()
         if fault != self.fault:
             log.info("kernel forwarder", usable=not fault, fault=fault)
@@ -54,7 +62,7 @@ class KernelPorts:
         await self.look()
         try:
             await self._forwarder.apply({})
-            self._ports |= {port for port in ports if await self.sessions(port)}
+            self._ports |= {port for port in ports if await self._forwarder.sessions(port)}
             self.begun = True
         except HostToolError as error:
             log.info("nothing of an earlier daemon was looked for", error=str(error))
@@ -82,18 +90,42 @@ class KernelPorts:
         finally:
             self._looking = None
 
+    def known(self) -> Kernel:
+        """What it forwards, as of the last look or change."""
+        return Kernel(self._present, frozenset(self._ports))
+
+    def carries(self, port: int) -> bool:
+        return port in self._present
+
     async def observe(self) -> Kernel:
         """What it forwards; what it was last, where it cannot be looked at."""
-        if not self._present:
-            return Kernel({}, frozenset(self._ports))
-        try:
-            self._present = await self._forwarder.observe()
-            self.trouble = ""
-        except HostToolError as error:
-            if not self.trouble:
-                log.warning("kernel forwarder not observed", error=str(error))
-            self.trouble = str(error)
-        return Kernel(self._present, frozenset(self._ports))
+        async with self._turn:
+            if self._present:
+                try:
+                    self._present = await self._forwarder.observe()
+                    self.trouble = ""
+                except HostToolError as error:
+                    if not self.trouble:
+                        log.warning("kernel forwarder not observed", error=str(error))
+                    self.trouble = str(error)
+        return self.known()
+
+    async def keep(self, wake: Callable[[], None]) -> None:
+        """Renew the lease on what is forwarded, for as long as we live: until cancelled. Where it cannot be renewed
+        something is missing, and `wake` brings the pass that puts it back."""
+        said = ""
+        while True:
+            await asyncio.sleep(self._renewal)
+            fault = ""
+            if self._present:
+                try:
+                    await self._forwarder.renew()
+                except HostToolError as error:
+                    fault = str(error)
+                    wake()
+            if fault and fault != said:
+                log.warning("kernel forwarder not kept", error=fault)
+            said = fault
 
     async def forward(self, port: int, forward: KernelForward) -> None:
         """Carry a port from now on, the others as they are."""
@@ -105,7 +137,16 @@ class KernelPorts:
         await self._change(port, None)
 
     async def sessions(self, port: int) -> tuple[KernelSession, ...]:
+        if port not in self._ports:
+            return ()  # listing costs 10 ms: the kernel walks through its whole table
         return await self._forwarder.sessions(port)
+
+    async def used(self, ports: Collection[int]) -> frozenset[int]:
+        """Those of `ports` on which somebody is, or has been since they were asked for last."""
+        counts = await self._forwarder.counts()
+        came = {port for port in ports if counts.get(port, 0) not in (0, self._counted.get(port, 0))}
+        self._counted.update({port: counts.get(port, 0) for port in ports})
+        return frozenset(came | {port for port in ports if port not in came and await self.sessions(port)})
 
     async def cut(self, database: str, port: int, pid: int, peer: str, gate: Gate | None = None) -> int:
         """End all sessions, or those of clients that `gate` does not admit; see `kick`."""
@@ -120,7 +161,7 @@ class KernelPorts:
     async def kick(
         self, database: str, port: int, pid: int, peer: str, addresses: Collection[str] | None = None
     ) -> int:
-        """End sessions at both ends, all or of some client addresses; returns how many.
+        """End sessions at both ends, all or of some clients, each an address or `address:port`; returns how many.
 
         Where the database's network namespace cannot be entered its own KILL ends them, of all its external clients:
         they have one address there, `peer`. Raises SidegateError where that fails too.

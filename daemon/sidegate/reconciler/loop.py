@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from sidegate.core.certificates import CertificateState, assign
+from sidegate.core.certificates import assign
 from sidegate.core.database_ports import DatabasePort, with_other_ports
 from sidegate.core.desired import Desired, desire
-from sidegate.core.forwarding import Kernel
 from sidegate.core.labels import Discovery, discover
-from sidegate.core.model import Container, EngineState, HostState, Intent, Problem, Rules
+from sidegate.core.model import EngineState, HostState, Intent, Problem, Rules
 from sidegate.core.newcomers import expect
 from sidegate.core.plan import (
     Action,
@@ -26,30 +25,23 @@ from sidegate.core.plan import (
     CreateNetwork,
     CutAction,
     CutForwarded,
-    ForwarderAction,
     KillSessions,
     Plan,
     PortAction,
-    StopForwarding,
 )
 from sidegate.core.reconcile import Observed, reconcile
 from sidegate.core.routes import Routes
-from sidegate.errors import (
-    DataPlaneError,
-    EngineError,
-    EngineUnavailableError,
-    HostToolError,
-    StoreError,
-    SubnetTakenError,
-)
+from sidegate.errors import DataPlaneError, HostToolError, StoreError, SubnetTakenError
 from sidegate.reconciler.apply import Applier, Failure
+from sidegate.reconciler.attempts import Attempts
+from sidegate.reconciler.observe import Observer
 from sidegate.reconciler.ports import observe_ports
 from sidegate.reconciler.standing import Standing
+from sidegate.reconciler.switch import Switch, without_forwarders
 from sidegate.reconciler.terms import Terms
 from sidegate.reconciler.world import IntentStore
 
 ROUNDS = 6  # create, connect, leave the bridge, publish: three do; more only after refused subnets
-SWITCH_OFF_CHECK = 0.05  # seconds, while an engine that was asked takes its time
 ENGINE_RETRY = 0.25  # seconds between looks at what still runs while the engine is away
 DOMAIN_GRACE = 300.0  # seconds that an app without containers keeps its domains
 
@@ -96,6 +88,10 @@ class Loop:
         self._clock = clock
         self._kernel = applier.kernel
         self._terms = Terms(store, applier.data_plane, applier.kernel, clock=clock, wall=wall)
+        self._observer = Observer(applier, self._meanwhile)
+        self._switch = Switch(
+            applier, rules, intent=self._intent, seen=lambda: (self.desired, self.state), apply=self._apply
+        )
         self._wanted = 0  # the newest pass that somebody asked for
         self._woken = asyncio.Event()
         self._heard = asyncio.Event()
@@ -123,6 +119,14 @@ class Loop:
         async with asyncio.timeout(deadline):
             return await passed
 
+    async def switch(self, database: str, deadline: float = 30.0) -> tuple[Failure, ...]:
+        """Have a database's external connection be as people want it now, by what was seen last; returns what failed.
+        The pass that this wakes sees to the rest. Raises TimeoutError after `deadline` seconds."""
+        if not self.last.finished:
+            await self.settle(deadline)
+        async with asyncio.timeout(deadline):
+            return await self._switch.throw(database)
+
     async def purge(self) -> Pass:
         """From here on want nothing: one pass removes all that is ours."""
         self._purging = True
@@ -147,6 +151,9 @@ class Loop:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._let_go(), name="let go")
             tasks.create_task(self._terms.run(self.wake), name="terms")
+            tasks.create_task(self._switch.run(self.wake), name="switch")
+            if self._kernel is not None:
+                tasks.create_task(self._kernel.keep(self.wake), name="lease")
             await self._passes()
 
     async def _let_go(self) -> None:
@@ -186,43 +193,39 @@ class Loop:
         began = self._clock()
         await self._terms.enforce()
         intent = self._terms.intent()  # one for the whole pass: what fails of it is told to who waits for this pass
+        look_at_kernel = self._kernel is not None and (full or self._kernel.wanted(intent, self.rules.forwarder))
         if self._kernel is not None and not self._kernel.begun and (full or not self.last.finished):
             await self._kernel.begin(external.port for external in intent.externals.values())
-        elif self._kernel is not None and (full or self._kernel.wanted(intent, self.rules.forwarder)):
-            self._kernel.look_soon(self.wake)
-        await self._switch_off()
-        actions = 0
-        before = None
+            look_at_kernel = False
+        await self._switch.close()
         ports: Mapping[int, DatabasePort] = {}
-        failures: tuple[Failure, ...] = ()
-        uncut: list[Failure] = []
+        others, forwarders = Attempts(self._apply), Attempts(self._apply)
         if full:
             self._bad_subnets.clear()
         for _ in range(ROUNDS):
-            certificates = await self._certificates(full=full)
-            state, host, fault = await self._observe(full=full)
-            full = False
+            look = await self._observer.look(self.last.state, engine_up=self.last.engine_up, full=full)
+            state, host, fault, full = look.state, look.host, look.engine_fault, False
             desired = self._desire(intent, state, engine_up=not fault)
-            if certificates is not None and not self._purging:
-                desired = replace(desired, certificates=assign(desired.routes, certificates))
+            if look.certificates is not None and not self._purging:
+                desired = replace(desired, certificates=assign(desired.routes, look.certificates))
             self.state, self.desired = state, desired
             ports = await self._ports(state, ports) if not fault else {}
-            observed = replace(await self._observed(state, host, engine_up=not fault), ports=ports)
+            observed = self._observed(state, host, ports, engine_up=not fault)
             plan, unplanned = reconcile(desired, observed, self.rules)
-            if not plan or (failures and str(plan) == before):
+            rest = without_forwarders(plan)
+            done, switched = await asyncio.gather(others.make(rest), self._switch.follow(forwarders))
+            if not done and not (switched and forwarders.failed):
                 break
-            before = str(plan)
-            actions += len(plan.actions)
-            failures = await self._apply(plan)
-            if any(isinstance(action, PortAction) for action in plan.actions):
+            if any(isinstance(action, PortAction) for action in rest.actions):
                 ports = {}
-            if any(isinstance(action, ChangePassword) for action in plan.actions):
+            if any(isinstance(action, ChangePassword) for action in rest.actions):
                 intent = replace(intent, passwords=self._store.intent.passwords)
-            uncut += [failure for failure in failures if isinstance(failure.action, CutAction | CutForwarded)]
+        if self._kernel is not None and look_at_kernel:
+            self._kernel.look_soon(self.wake)
         if not fault:
             await self._applier.engine.expect(expect(desired, state, self.rules))
         await self._remember(intent, desired, engine_up=not fault)
-        failures = (*(failure for failure in failures if failure not in uncut), *uncut)
+        actions, failures = others.actions + forwarders.actions, (*others.failures, *forwarders.failures)
         problems = {*desired.problems, *unplanned, *self._cut_faults.values(), *self.standing.problems()}
         if desired.certificates is not None:
             problems |= set(desired.certificates.problems)
@@ -245,65 +248,15 @@ class Loop:
         self._waiting = [(wanted, passed) for wanted, passed in self._waiting if not passed.done()]
         self.standing.passed()
 
-    async def _switch_off(self) -> None:
-        """Close forwarders that nobody wants any more, or not to those who are on them, before looking at anything: an
-        engine that hangs must not keep a database open."""
-        listeners = self._applier.data_plane.listeners()
-        intent = self._terms.intent()
-        wanted = {name: e.gate for name, e in intent.externals.items() if e.enabled and not self._purging}
-        changed = {name for name, listening in listeners.items() if wanted.get(name) != listening.gate}
-        if changed:
-            desired = self._desire(intent, self.state, engine_up=self.last.engine_up)
-            observed = await self._observed(self.state, HostState(), engine_up=False)
-            plan, _ = reconcile(desired, observed, self.rules)
-            chains = {a.chain for a in plan.actions if isinstance(a, ForwarderAction) and a.database in changed}
-            await self._apply(Plan(tuple(a for a in plan.actions if a.chain in chains)))
+    async def _meanwhile(self) -> None:
+        """While the engine takes its time: what somebody has switched off is closed."""
+        if self._woken.is_set():
+            await self._switch.close()
 
     async def close(self) -> None:
-        """Stop what would go on forwarding without us, and part its clients: nobody could switch it off any more. For
-        after `run` has ended."""
-        if self._kernel is None:
-            return
-        await self._kernel.end()
-        observed = await self._observed(self.state, HostState(), engine_up=False)
-        if observed.kernel.ports:
-            desired = replace(self.desired, forwarders={})
-            plan, _ = reconcile(desired, observed, self.rules)
-            chains = {a.chain for a in plan.actions if isinstance(a, StopForwarding)}
-            await self._apply(Plan(tuple(a for a in plan.actions if a.chain in chains)))
-
-    async def _observe(self, *, full: bool) -> tuple[EngineState, HostState, str]:
-        """The engine's and the host's state, and why the engine's is not fresh (empty: it is)."""
-        host = asyncio.create_task(self._applier.host.observe(), name="observe host")
-        try:
-            state = await self._look(full=full or not self.last.engine_up)
-        except (EngineUnavailableError, EngineError) as error:
-            if self.last.engine_up:
-                log.warning("engine lost", error=str(error))
-            return self._survivors(), await host, str(error)
-        except BaseException:
-            host.cancel()
-            raise
-        self._applier.host.remember(container.pid for container in state.containers if container.pid)
-        return state, await host, ""
-
-    async def _look(self, *, full: bool) -> EngineState:
-        """The engine's answer. While it takes its time, what somebody switches off meanwhile is closed."""
-        look = asyncio.create_task(self._applier.engine.observe(full=full), name="observe engine")
-        seen = self._wanted
-        try:
-            while not look.done():
-                await asyncio.wait((look,), timeout=SWITCH_OFF_CHECK)
-                if self._wanted != seen:
-                    seen = self._wanted
-                    await self._switch_off()
-            return look.result()
-        finally:
-            look.cancel()
-
-    async def _certificates(self, *, full: bool) -> CertificateState | None:
-        source = self._applier.certificates
-        return await source.observe(full=full) if source is not None else None
+        """Stop what would go on forwarding without us: nobody could switch it off any more. For after `run` has
+        ended."""
+        await self._switch.end()
 
     async def _ports(self, state: EngineState, known: Mapping[int, DatabasePort]) -> Mapping[int, DatabasePort]:
         """Of the databases that there are, also of those that a purge wants nothing of."""
@@ -312,16 +265,8 @@ class Loop:
         containers = with_other_ports(discovery)
         return await observe_ports(ports, containers, host.alive, known) if ports is not None else {}
 
-    def _survivors(self) -> EngineState:
-        """What was there last, with containers whose process has ended shown as exited."""
-
-        def now(container: Container) -> Container:
-            if not container.pid or self._applier.host.alive(container.pid) is not False:
-                return container
-            gone = tuple(replace(endpoint, address="") for endpoint in container.endpoints)
-            return replace(container, state="exited", pid=0, endpoints=gone)
-
-        return replace(self.last.state, containers=tuple(map(now, self.last.state.containers)))
+    def _intent(self) -> Intent:
+        return Intent() if self._purging else self._terms.intent()
 
     def _desire(self, intent: Intent, state: EngineState, *, engine_up: bool) -> Desired:
         if self._purging:
@@ -333,7 +278,7 @@ class Loop:
             gone=self._gone(),
             engine_up=engine_up,
             health=self._applier.data_plane.health(),
-            kernel_fault=self._kernel.fault if self._kernel is not None else "this daemon has no kernel forwarder",
+            kernel_fault=self._switch.kernel_fault,
             admitted=self.standing.admitted,
             leaving=self.standing.leaving,
         )
@@ -341,7 +286,9 @@ class Loop:
     def _gone(self) -> frozenset[str]:
         return frozenset(app for app, at in self._missing_since.items() if self._clock() - at > DOMAIN_GRACE)
 
-    async def _observed(self, state: EngineState, host: HostState, *, engine_up: bool) -> Observed:
+    def _observed(
+        self, state: EngineState, host: HostState, ports: Mapping[int, DatabasePort], *, engine_up: bool
+    ) -> Observed:
         data_plane = self._applier.data_plane
         return Observed(
             state,
@@ -351,7 +298,8 @@ class Loop:
             frozenset(self._bad_subnets),
             engine_up,
             data_plane.certified(),
-            await self._kernel.observe() if self._kernel is not None else Kernel(),
+            self._switch.kernel,
+            ports,
         )
 
     async def _apply(self, plan: Plan) -> tuple[Failure, ...]:

@@ -6,7 +6,7 @@ the daemon runs by the steady one too: setting the clock back prolongs nothing.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import structlog
@@ -92,10 +92,12 @@ class Terms:
         look = any(e.idle_off for e in externals.values()) and self._clock() - self._looked >= LOOK_SECONDS
         if look:
             self._looked = self._clock()
+        due = {n: e.port for n, e in externals.items() if e.idle_off and (look or self._idle(n) >= e.idle_off)}
+        carried = await self._carried(due.values()) if due else frozenset()
         ended = []
         for name, external in externals.items():
             if external.idle_off:
-                await self._note_use(name, kernel=look or self._idle(name) >= external.idle_off)
+                await self._note_use(name, carried=name in due and external.port in carried)
             if self._ended.get(name) != external and (cause := self._due(name)):
                 await self._end(name, external, cause)
                 ended.append(name)
@@ -127,8 +129,8 @@ class Terms:
     def _idle(self, name: str) -> float:
         return self._clock() - self._watched[name].used
 
-    async def _note_use(self, name: str, *, kernel: bool) -> None:
-        """Sessions of the workers count to the second; those of the kernel if one of them is seen at a look."""
+    async def _note_use(self, name: str, *, carried: bool) -> None:
+        """Sessions of the workers count to the second; those of the kernel at a look, those that have ended too."""
         watched, now = self._watched[name], self._clock()
         external, used = watched.external, watched.used
         if name not in self._data_plane.listeners():
@@ -137,7 +139,7 @@ class Terms:
             usage, since = self._data_plane.usage(name), self._seen_open.setdefault(name, now)
             if usage.sessions or now - usage.idle > since:  # else it has been idle ever since it was opened
                 used = max(used, now - usage.idle)
-        if kernel and used < now and await self._carried(external.port):
+        if carried:
             used = now
         self._watched[name] = replace(watched, used=used)
         at = self._wall() - (now - used)
@@ -151,14 +153,14 @@ class Terms:
         else:
             self._watched[name] = replace(self._watched[name], external=noted)
 
-    async def _carried(self, port: int) -> bool:
+    async def _carried(self, ports: Collection[int]) -> frozenset[int]:
         if self._kernel is None or self._kernel.fault:
-            return False
+            return frozenset()
         try:
-            return bool(await self._kernel.sessions(port))
+            return await self._kernel.used(ports)
         except SidegateError as error:
-            log.warning("sessions of the kernel not known", port=port, error=str(error))
-            return True  # better open for a while longer than closed under somebody's hands
+            log.warning("sessions of the kernel not known", ports=sorted(ports), error=str(error))
+            return frozenset(ports)  # better open for a while longer than closed under somebody's hands
 
     async def _end(self, name: str, external: External, cause: str) -> None:
         current = self._watched[name].external

@@ -298,15 +298,24 @@ class KernelForwarding(Protocol):
         """What works now, by public port; nothing in a daemon that has applied nothing yet."""
 
     async def apply(self, wanted: Mapping[int, KernelForward]) -> None:
-        """Forward exactly `wanted`; sessions go on, those of ports that are not among them too: see `cut`."""
+        """Forward exactly `wanted`; sessions go on, those of ports that are not among them too: see `cut`.
+
+        For 10 s, and for as long as `renew` is called: a daemon that dies leaves no way in behind. Sessions that were
+        open then go on until the next daemon's `apply` and `cut`."""
+
+    async def renew(self) -> None:
+        """Raises where what was applied is not whole any more."""
 
     async def sessions(self, port: int) -> tuple[KernelSession, ...]:
         """Those that go through a public port."""
 
+    async def counts(self) -> Mapping[int, int]:
+        """Public port -> connections that came in through it, counted anew whenever it is changed."""
+
     async def cut(self, port: int, pid: int, addresses: Collection[str] | None = None) -> int:
-        """End sessions through a port at both ends, all or of some addresses; returns how many. `pid` is a process of
-        the database, 0 while it does not run. Raises where its network namespace cannot be entered; nothing is cut
-        then."""
+        """End sessions through a port at both ends, all or of some clients (an address, or `address:port` for one
+        session); returns how many. `pid` is a process of the database, 0 while it does not run. Raises where its
+        network namespace cannot be entered; nothing is cut then."""
 
     async def forget(self, port: int, addresses: Collection[str] | None = None) -> None:
         """Delete the tracked flows of sessions that the database has ended by itself."""

@@ -1,23 +1,14 @@
 """Host commands with input, on the host and inside a container's network namespace. Decides nothing."""
 
-import asyncio
 import contextlib
 import json
 import os
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidegate.adapters.host import PACKAGES, Result
+from sidegate.adapters.tools import Result, Tools, shown
 from sidegate.errors import HostToolError
-
-PACKAGE_OF: Mapping[str, str] = {
-    **PACKAGES,
-    "nft": "nftables",
-    "iptables-restore": "iptables",
-    "iptables-legacy": "iptables",
-}
 
 FIRST_PID_NAMESPACE = 0xEFFFFFFC
 """The inode of the host's own (PROC_PID_INIT_INO of the kernel): from another, not every process is seen."""
@@ -31,42 +22,11 @@ class Commands:
 
     def __init__(self, *, deadline: float = 5.0, at_once: int = 4, proc: Path = Path("/proc")) -> None:
         self.proc = proc
-        self._deadline = deadline
-        self._slots = asyncio.Semaphore(at_once)
+        self._tools = Tools(deadline=deadline, at_once=at_once)
 
     async def run(self, *command: str, text: str = "", keep: int | None = None) -> Result:
-        """The outcome, whatever the exit status. `text` is its standard input, `keep` a descriptor that it inherits.
-
-        Raises HostToolError where the command is missing or does not end in time, or a namespace cannot be entered.
-        """
-        async with self._slots:
-            try:
-                with _input(text) as standard_input:
-                    process = await asyncio.create_subprocess_exec(
-                        *command,
-                        stdin=standard_input,
-                        stdout=asyncio.subprocess.PIPE,
-                        stderr=asyncio.subprocess.PIPE,
-                        pass_fds=() if keep is None else (keep,),
-                        env={**os.environ, "LC_ALL": "C"},
-                    )
-            except FileNotFoundError:
-                raise _missing(command[0]) from None
-            except OSError as error:
-                raise HostToolError(f"cannot run {command[0]}: {error.strerror}") from error
-            try:
-                async with asyncio.timeout(self._deadline):
-                    output, complaint = await process.communicate()
-            except TimeoutError:
-                raise HostToolError(f"`{_shown(command)}` did not end within {self._deadline:g} s") from None
-            finally:
-                if process.returncode is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        process.kill()
-                    await process.wait()
-        result = Result(process.returncode or 0, output.decode(errors="replace"), complaint.decode(errors="replace"))
-        if result.status == 127 and command[0] == "nsenter":  # its word for a command that is not there
-            raise _missing(command[2])
+        """As Tools.run; raises HostToolError also where a namespace cannot be entered."""
+        result = await self._tools.run(*command, text=text, keep=keep)
         if result.status != 0 and result.complaint.startswith("nsenter: reassociate"):
             raise HostToolError(
                 f"cannot enter a container's network namespace ({first_line(result.complaint).rpartition(': ')[2]}): "
@@ -78,7 +38,7 @@ class Commands:
         """What it printed; raises HostToolError with its last words where it fails."""
         result = await self.run(*command, text=text, keep=keep)
         if result.status != 0:
-            raise HostToolError(f"`{_shown(command)}` failed: {first_line(result.complaint)}")
+            raise HostToolError(f"`{shown(command)}` failed: {first_line(result.complaint)}")
         return result.output
 
     async def list_table(self, family: str, table: str, *enter: str, keep: int | None = None) -> list[Object] | None:
@@ -123,20 +83,6 @@ class GoneError(HostToolError):
     """The process whose namespace was to be entered is not there."""
 
 
-@contextlib.contextmanager
-def _input(text: str) -> Iterator[int]:
-    """What a command is to read from. A file in memory: nft opens /dev/stdin anew, which works for no socket, and a
-    pipe of uvloop's is one."""
-    if not text:
-        yield asyncio.subprocess.DEVNULL
-        return
-    with os.fdopen(os.memfd_create("input"), "wb") as file:
-        file.write(text.encode())
-        file.flush()
-        file.seek(0)
-        yield file.fileno()
-
-
 def enter(namespace: int) -> tuple[str, str]:
     """Words that run a command in the namespace behind a descriptor, which the command must inherit (`keep`)."""
     return "nsenter", f"--net=/proc/self/fd/{namespace}"
@@ -146,13 +92,3 @@ def first_line(complaint: str) -> str:
     """nft and iptables say what is wrong first, then show where; warnings come before that."""
     lines = [line for line in complaint.splitlines() if line.strip() and not line.startswith("#")]
     return lines[0].strip() if lines else "it gave no reason"
-
-
-def _missing(command: str) -> HostToolError:
-    return HostToolError(f"{command} is not installed: `apt-get install {PACKAGE_OF.get(command, command)}`")
-
-
-def _shown(command: Sequence[str]) -> str:
-    """A command for people; `ss -K` may have been given hundreds of sockets."""
-    words = shlex.join(command)
-    return words if len(words) <= 200 else f"{words[:200]}..."

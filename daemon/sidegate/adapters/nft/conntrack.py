@@ -5,6 +5,7 @@ conntrack(8) would copy the whole table out for each question, 100 ms of work at
 Constants and layouts: linux/netfilter/nfnetlink_conntrack.h and nfnetlink.h.
 """
 
+import contextlib
 import errno
 import os
 import socket
@@ -12,11 +13,14 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from sidegate.errors import HostToolError
 
 DEADLINE = 5.0
 """Seconds for the kernel to go on with an answer."""
+
+TIMESTAMPS = Path("/proc/sys/net/netfilter/nf_conntrack_timestamp")
 
 NETLINK_NETFILTER = 12
 CT_GET, CT_DELETE = 1 << 8 | 1, 1 << 8 | 2
@@ -59,6 +63,13 @@ class Flow:
     started: float | None = None
     bytes_sent: int | None = None
     bytes_received: int | None = None
+
+
+def keep_times() -> None:
+    """Have the kernel note when each connection began; where that is not ours to change, it is not known."""
+    with contextlib.suppress(OSError):
+        if TIMESTAMPS.read_text() == "0\n":
+            TIMESTAMPS.write_text("1\n")
 
 
 def open_socket() -> socket.socket:

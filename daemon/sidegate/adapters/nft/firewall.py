@@ -5,6 +5,7 @@ operator's rules. And it must pass every forward chain, while Docker's drops wha
 network: an accept in DOCKER-USER comes before that, one in a chain of ours would not.
 """
 
+import asyncio
 import json
 import re
 import shlex
@@ -21,6 +22,9 @@ CAP_NET_ADMIN = 12
 WHOLE_MACHINE = ["0", "0", "4294967295"]
 """/proc/self/uid_map outside every user namespace (user_namespaces(7))."""
 
+ATTEMPTS = 3
+"""At changing a chain in which other daemons, Docker and the operator change rules as well."""
+
 HARMLESS = frozenset({"match", "counter", "log", "accept"})
 OPTIONS = re.compile(r"-A (?P<chain>\S+)(?P<match>.*?)(?: -j (?P<target>\S+).*)?")
 
@@ -35,23 +39,35 @@ class Firewall:
 
     async def fault(self, own_tables: str) -> str:
         """Why the kernel forwarder cannot be used on this host; empty when it can. Tables whose names begin with
-        `own_tables` are ours. About 15 ms."""
+        `own_tables` are ours. About 10 ms."""
         if fault := self._rights() or self._forwarding():
             return fault
         try:
-            iptables = await self._commands.output("iptables", "-w", "5", "-S")
-            variant = await self._commands.output("iptables", "-V")
+            variant, iptables, old, ruleset = await asyncio.gather(
+                self._commands.output("iptables", "-V"),
+                self._commands.output("iptables", "-w", "5", "-S"),
+                self._legacy_fault(),
+                self._commands.output("nft", "-j", "-t", "list", "ruleset"),
+            )
             same = "nf_tables" in variant  # then iptables' chains are nft's as well
             if fault := iptables_fault(iptables):
                 return fault
-            if same and "filter" in self._read("net/ip_tables_names").split():
-                old = await self._commands.output("iptables-legacy", "-w", "5", "-S")
-                if fault := iptables_fault(old):
-                    return f"{fault} (in iptables-legacy)"
-            chains = json.loads(await self._commands.output("nft", "-j", "-t", "list", "ruleset"))["nftables"]
-            return nft_fault(chains, own_tables, skip_iptables=same)
+            if same and old:
+                return old
+            return nft_fault(json.loads(ruleset)["nftables"], own_tables, skip_iptables=same)
         except HostToolError as error:
             return str(error)
+
+    async def _legacy_fault(self) -> str:
+        """What iptables-legacy has in the way, which may hold rules besides those of iptables-nft."""
+        if "filter" not in self._read("net/ip_tables_names").split():
+            return ""
+        try:
+            listing = await self._commands.output("iptables-legacy", "-w", "5", "-S")
+        except HostToolError as error:
+            return str(error)
+        fault = iptables_fault(listing)
+        return f"{fault} (in iptables-legacy)" if fault else ""
 
     def _rights(self) -> str:
         if self._read("self/uid_map").split() != WHOLE_MACHINE:
@@ -75,15 +91,22 @@ class Firewall:
 
     async def accept(self, ports: Iterable[int]) -> None:
         """Have exactly the accepts for `ports`, in one transaction; for none, none. Others' rules stay as they are."""
-        rules, wanted = await self._docker_user(), self._wanted(ports)
-        if rules is None or (ours := self._ours(rules)) == wanted:
-            return
-        place = 1 + sum(1 for _ in _leading(rule for rule in rules if rule not in ours))
-        lines = [shlex.join(("-D", CHAIN, *rule)) for rule in ours]
-        lines += [shlex.join(("-I", CHAIN, str(place), *rule)) for rule in reversed(wanted)]
-        await self._commands.output(
-            "iptables-restore", "-w", "5", "--noflush", text="\n".join(("*filter", *lines, "COMMIT", ""))
-        )
+        wanted = self._wanted(ports)
+        for tries_left in reversed(range(ATTEMPTS)):
+            rules = await self._docker_user()
+            if rules is None or (ours := self._ours(rules)) == wanted:
+                return
+            place = 1 + sum(1 for _ in _leading(rule for rule in rules if rule not in ours))
+            lines = [shlex.join(("-D", CHAIN, *rule)) for rule in ours]
+            lines += [shlex.join(("-I", CHAIN, str(place), *rule)) for rule in reversed(wanted)]
+            text = "\n".join(("*filter", *lines, "COMMIT", ""))
+            try:
+                await self._commands.output("iptables-restore", "-w", "5", "--noflush", text=text)
+            except HostToolError:  # somebody has changed the chain since we looked
+                if not tries_left:
+                    raise
+            else:
+                return
 
     def _wanted(self, ports: Iterable[int]) -> list[Rule]:
         """One pair of rules for the whole range, since every packet crosses them: a pair per port would cost each."""

@@ -1,5 +1,6 @@
 """The nftables rules of the kernel forwarder, as nft's JSON. Pure: what to tell the kernel, and what it told us.
 
+    set lease: TCP, for LEASE_SECONDS                     not renewed, it lapses, and nobody is taken in any more
     map ports: public port -> goto port-N                 one look-up per new session, however many ports are open
     chain prerouting (nat, before Docker's own)           a SYN to an address of this machine: look up its port
     chain port-N: not admitted, too many, too fast: return; else DNAT to the database
@@ -20,7 +21,8 @@ from sidegate.core.gates import KernelForward, Range
 from sidegate.core.model import DATABASE_PORT
 
 FAMILY = "ip"
-PORTS = "ports"
+PORTS, LEASE = "ports", "lease"
+LEASE_SECONDS = 10
 PREROUTING, POSTROUTING = "prerouting", "postrouting"
 BEFORE_DOCKER = 10
 ADDRESSES_WATCHED = 65535
@@ -43,23 +45,34 @@ class Listing:
 
 
 class Table:
-    """Writes the transactions for one table."""
+    """Writes the transactions for one table. `lease`: seconds that it works without being renewed."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lease: int = LEASE_SECONDS) -> None:
         self.name = name
+        self._lease = lease
+
+    def create(self, forwards: Iterable[KernelForward]) -> list[Object]:
+        """The whole table where there is none; fails where there is one. Much faster than `rebuild`: nft ends 10 ms
+        later where something is deleted, since the kernel then waits until nobody looks at it any more."""
+        return [{"create": {"table": {"family": FAMILY, "name": self.name}}}, *self._contents(forwards)]
 
     def rebuild(self, forwards: Iterable[KernelForward]) -> list[Object]:
         """The whole table anew, in one transaction; sessions go on, limits begin to count anew."""
+        return [*self.delete(), *self._contents(forwards)]
+
+    def _contents(self, forwards: Iterable[KernelForward]) -> list[Object]:
         return [
-            *self.delete(),
             self._base_chain(PREROUTING, -100),
             self._base_chain(POSTROUTING, 100),
             self._add("map", PORTS, type="inet_service", map="verdict"),
+            self._add("set", LEASE, type="inet_proto", flags=["timeout"], timeout=self._lease),
+            self._elements(LEASE, ["tcp"]),
             self._rule(
                 PREROUTING,
                 _match({"fib": {"result": "type", "flags": ["daddr"]}}, "local"),
                 _match(_field("ip", "daddr"), {"prefix": {"addr": "127.0.0.0", "len": 8}}, "!="),
                 _match({"&": [_field("tcp", "flags"), ["fin", "syn", "rst", "ack"]]}, "syn"),
+                _match(_field("ip", "protocol"), f"@{LEASE}"),
                 {"vmap": {"key": _field("tcp", "dport"), "data": f"@{PORTS}"}},
             ),
             self._rule(
@@ -71,6 +84,12 @@ class Table:
             ),
             *(command for forward in forwards for command in self._open(forward, None)),
         ]
+
+    def renew(self) -> list[Object]:
+        """The whole lease from now on, lapsed or not; in one transaction there is no moment between. Adding what is
+        there does not renew it before Linux 6.12, hence the deletion, which in turn wants something to delete."""
+        hold = self._elements(LEASE, ["tcp"])
+        return [hold, {"delete": hold["add"]}, hold]
 
     def delete(self) -> list[Object]:
         """Adding what is there already is success: so that deleting always is."""
@@ -198,14 +217,27 @@ def read_listing(objects: Iterable[Object]) -> Listing:
             continue
         name = str(body["chain"] if kind == "rule" else body["name"])
         stem, _, number = name.rpartition("-")
-        if stem in ("count", "rate"):
-            body.pop("elem", None)  # the clients of the moment
+        if stem in ("count", "rate") or (kind == "set" and name == LEASE):
+            body.pop("elem", None)  # the clients of the moment; what the time is of the lease
         owner = int(number) if stem in ("port", "allow", "count", "rate") and number.isdecimal() else _BASE
         if kind == "rule":
             body["expr"] = [_without_traffic(statement) for statement in body["expr"]]
         found.setdefault(owner, []).append([kind, body])
     texts = {owner: json.dumps(part, sort_keys=True) for owner, part in found.items()}
     return Listing(texts.pop(_BASE), texts)
+
+
+def read_counts(objects: Iterable[Object]) -> dict[int, int]:
+    """Public port -> how many connections its rule has taken in since it was put: a nat chain sees the first packet of
+    each."""
+    rules = (item["rule"] for item in objects if "rule" in item)
+    return {
+        int(rule["chain"].removeprefix("port-")): statement["counter"]["packets"]
+        for rule in rules
+        if rule["chain"].startswith("port-") and rule["chain"].removeprefix("port-").isdecimal()
+        for statement in rule["expr"]
+        if isinstance(statement.get("counter"), dict)
+    }
 
 
 def _port_of(element: object) -> int:

@@ -70,7 +70,11 @@ class Sessions:
 
 
 def of_port(flows: Sequence[Flow], port: int, addresses: Collection[str] | None = None) -> list[Flow]:
-    return [f for f in flows if f.destination[1] == port and (addresses is None or f.source[0] in addresses)]
+    """Flows through a public port; of some clients, each an address or `address:port`."""
+    ours = [flow for flow in flows if flow.destination[1] == port]
+    if addresses is None:
+        return ours
+    return [f for f in ours if f.source[0] in addresses or f"{f.source[0]}:{f.source[1]}" in addresses]
 
 
 def is_live(flow: Flow) -> bool:

@@ -1,0 +1,72 @@
+"""Public ports: asked for by number, held by somebody else, and a database that publishes one itself."""
+
+import os
+import socket
+
+from e2e.node import PASSWORD, Node, wait_for
+from e2e.outside import GREETED, REFUSED, Outside, Switch
+
+FIRST, LAST = 31000, 31099
+
+
+def test_a_port_is_asked_for_by_number_and_stays(node: Node, switch: Switch, outside: Outside, forwarder: str) -> None:
+    before = switch.on(forwarder=forwarder)
+    shown = node.json("external", "on", "shop-db", "--port", str(LAST))
+    assert shown["port"] == LAST
+    assert [outside.attempt(port) for port in (before, LAST)] == [REFUSED, GREETED]
+    switch.off()
+    assert switch.on(forwarder=forwarder) == LAST
+    status, text = node.refusal("external", "on", "shop-db", "--port", "80")
+    assert (status, f"use one of {FIRST}-{LAST}" in text) == (2, True), text
+    assert outside.attempt(LAST) == GREETED
+    switch.change(port=before)
+    assert [outside.attempt(port) for port in (before, LAST)] == [GREETED, REFUSED]
+
+
+def test_a_port_that_somebody_else_holds_is_named_with_its_holder(
+    node: Node, switch: Switch, outside: Outside, forwarder: str
+) -> None:
+    """And what was on is on as it was."""
+    port = switch.on(forwarder=forwarder)
+    with socket.create_server(("", LAST - 1)):
+        status, text = node.refusal("external", "on", "shop-db", "--port", str(LAST - 1))
+        assert status == 1, text
+        assert f"port {LAST - 1} is held by" in text
+        assert f"(pid {os.getpid()})" in text
+        assert (switch.show().port, switch.show().carrier) == (port, forwarder)
+        assert outside.attempt(port) == GREETED
+    switch.off()
+    with socket.create_server(("", port)):
+        status, text = node.refusal("external", "on", "shop-db")
+        assert (status, f"port {port} is held by" in text) == (1, True), text
+        assert switch.show().enabled is False
+    assert switch.on(forwarder=forwarder) == port
+
+
+def test_a_database_that_publishes_its_own_port_is_reported_as_going_round_the_switch(
+    node: Node, outside: Outside
+) -> None:
+    """No switch of ours closes that port."""
+    with socket.create_server(("", 0)) as free:
+        published = free.getsockname()[1]
+    labels = ["--label", "sidegate.database=own-db", "--label", "sidegate.engine=mariadb"]
+    container = node.docker_run(
+        "own-db",
+        *labels,
+        "-p",
+        f"{published}:3306",
+        "-e",
+        f"MARIADB_ROOT_PASSWORD={PASSWORD}",
+        image="sidegate-mariadb",
+    )
+    try:
+        said = f"publishes port {published} itself, which no switch of ours closes"
+        wait_for("it is known", lambda: "own-db" in node.cli("db", "ls").stdout)
+        switch = Switch(node, "own-db")
+        switch.on()
+        assert any(said in warning for warning in switch.show().warnings), switch.show().warnings
+        assert any(said in problem or "publishes" in problem for problem in node.problems()), node.problems()
+        switch.off()
+        wait_for("its own port answers all the same", lambda: outside.attempt(published) == GREETED, 60)
+    finally:
+        node.docker("rm", "-f", "-v", container)
