@@ -39,12 +39,14 @@ LOGIN = {"MARIADB_USER": "shop", "MARIADB_PASSWORD": PASSWORD, "MARIADB_DATABASE
 @dataclass
 class MemoryLogins:
     """Logs in where the password is right; `asked` are the addresses that were tried. `stuck`: nobody answers.
-    `tls`: database -> whether it speaks TLS; one that is not there does not say."""
+    `tls`: database -> whether it speaks TLS; one that is not there does not say. `most`: database -> after how many
+    clients that leave half-way it locks an address out."""
 
     password: str = PASSWORD
     stuck: bool = False
     asked: list[str] = field(default_factory=list)
     tls: dict[str, bool] = field(default_factory=dict)
+    most: dict[str, int] = field(default_factory=dict)
 
     async def check(self, engine: str, host: str, port: int, details: DatabaseDetails) -> None:
         self.asked.append(f"{engine}://{details.user}@{host}:{port}")
@@ -55,6 +57,9 @@ class MemoryLogins:
 
     async def speaks_tls(self, database: str) -> bool | None:
         return self.tls.get(database)
+
+    async def locks_out_after(self, database: str) -> int | None:
+        return self.most.get(database)
 
     def take(self, password: str) -> None:
         """The server has a new password."""

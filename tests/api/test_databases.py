@@ -154,6 +154,13 @@ async def test_connecting_with_env_brings_a_postgresql_url(daemon: MemoryDaemon)
     assert stored["DB_CONNECTION_URL"].startswith("postgresql://postgres:pa%27")
 
 
+async def test_a_server_that_locks_addresses_out_is_warned_about(node: MemoryDaemon) -> None:
+    """All external clients have one address there."""
+    node.logins.most["shop-db"] = 100
+    found = await node.commands.externals.on("shop-db")
+    assert [text for text in found.warnings if "once 100 of them" in text]
+
+
 @pytest.mark.parametrize(("speaks", "warned"), [(False, True), (True, False), (None, False)])
 async def test_a_database_that_speaks_no_tls_is_warned_about_while_it_is_on(
     node: MemoryDaemon, speaks: bool | None, warned: bool

@@ -61,6 +61,7 @@ def test_who_is_not_on_the_list_never_reaches_the_database(
     """By the database's own count, over hundreds of attempts, over both families; nobody is locked out by them."""
     friend, *strangers = outside.there
     port = strict.on(forwarder=forwarder, allow=[friend])
+    assert any(f"once {ERRORS} of them" in text for text in strict.show().warnings)
     outside.login(port, friend).close()
     before = connections(root)
     tried = [outside.attempt(port, (*strangers, outside.there_v6)[n % 4]) for n in range(ATTEMPTS)]

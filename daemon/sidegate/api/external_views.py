@@ -98,11 +98,25 @@ async def _warnings(world: World, name: str, external: External | None) -> list[
         found.append(f"{name} has no container: clients are turned away until it has one")
     elif not database.container.running:
         found.append(f"{database.container.name} is {database.container.state}: clients are turned away")
-    elif not external.gate.local and await world.logins.speaks_tls(name) is False:
-        found.append(f"{name} speaks no TLS: whoever is on the way reads what is sent; give its server a certificate")
+    else:
+        found += await _asked(world, name, external)
     if database and database.container.published_ports:
         ports = ", ".join(map(str, database.container.published_ports))
         found.append(f"{database.container.name} publishes port {ports} itself, which no switch of ours closes")
+    return found
+
+
+async def _asked(world: World, name: str, external: External) -> list[str]:
+    """What the server itself gives reason to say."""
+    logins, found = world.logins, []
+    tls, most = await asyncio.gather(logins.speaks_tls(name), logins.locks_out_after(name))
+    if tls is False and not external.gate.local:
+        found.append(f"{name} speaks no TLS: whoever is on the way reads what is sent; give its server a certificate")
+    if most is not None:
+        found.append(
+            f"all external clients are one address to {name}, and its server turns that one away once {most} of them "
+            "in a row have left without logging in (max_connect_errors): start it with --skip-name-resolve"
+        )
     return found
 
 

@@ -186,6 +186,10 @@ class Logins(Protocol):
     async def speaks_tls(self, database: str) -> bool | None:
         """Whether clients of this database can have TLS; None where it cannot be asked. Takes 1 s at most."""
 
+    async def locks_out_after(self, database: str) -> int | None:
+        """After how many clients that come and go without logging in its server turns everybody away who has their
+        address; None: never, or it cannot be asked. Takes 1 s at most."""
+
 
 class CertificateFiles(Protocol):
     """The directory of certificates, and the local authority's own."""

@@ -252,6 +252,21 @@ async def speaks_tls(address: str, port: int, user: str, password: str, timeout:
     return None if capabilities is None else bool(capabilities & CLIENT.SSL)
 
 
+async def locks_out_after(address: str, port: int, user: str, password: str, timeout: float) -> int | None:
+    """How many clients may come and go without logging in before this server turns everybody away who has their
+    address (max_connect_errors); None: however many. A server that looks up no names does not count them.
+
+    Raises LoginFailedError where the login fails within `timeout` seconds.
+    """
+
+    async def ask(connection: aiomysql.Connection) -> int | None:
+        asked = "SELECT @@skip_name_resolve, @@host_cache_size, @@max_connect_errors"
+        ((nameless, remembered, most),) = await _query(connection, asked)
+        return None if nameless or not remembered else int(most)
+
+    return await _logged_in(address, port, user, password, "", timeout, ask)
+
+
 def is_peer(client: str, peers: IPv4Network, names: frozenset[str]) -> bool:
     """Whether a client is in `peers`, or is named by or below one of `names`.
 

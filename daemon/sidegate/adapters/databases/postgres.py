@@ -148,6 +148,10 @@ async def speaks_tls(address: str, port: int, user: str, password: str, timeout:
         return None
 
 
+async def locks_out_after(_address: str, _port: int, _user: str, _password: str, _timeout: float) -> None:
+    """PostgreSQL locks no address out."""
+
+
 def _is_peer(client: str, peers: IPv4Network) -> bool:
     try:
         return IPv4Address(client.removeprefix("::ffff:")) in peers

@@ -18,7 +18,7 @@ from sidegate.errors import LoginFailedError, PasswordRefusedError, PasswordUnce
 
 LOGIN_SECONDS = 3.0
 KILL_SECONDS = 2.0
-TLS_SECONDS = 1.0
+ASK_SECONDS = 1.0
 CHANGE_SECONDS = 4.0
 
 
@@ -46,6 +46,10 @@ class Driver(Protocol):
     ) -> Outcome: ...
 
     async def speaks_tls(self, address: str, port: int, user: str, password: str, timeout: float) -> bool | None: ...
+
+    async def locks_out_after(
+        self, address: str, port: int, user: str, password: str, timeout: float
+    ) -> int | None: ...
 
 
 DRIVERS: Mapping[str, Driver] = {"mysql": mysql, "postgres": postgres}
@@ -87,7 +91,18 @@ class DatabaseServers:
             return None
         user, password = where.details.user, where.details.password
         driver = DRIVERS[where.engine.protocol]
-        return await driver.speaks_tls(where.address, DATABASE_PORT, user, password, TLS_SECONDS)
+        return await driver.speaks_tls(where.address, DATABASE_PORT, user, password, ASK_SECONDS)
+
+    async def locks_out_after(self, database: str) -> int | None:
+        """After how many clients of one address that come and go without logging in nobody with that address gets in
+        any more; None: never, or it cannot be asked, within 1 s."""
+        try:
+            where = await self._locate(database)
+            login = where.details.user, where.details.password
+            driver = DRIVERS[where.engine.protocol]
+            return await driver.locks_out_after(where.address, DATABASE_PORT, *login, ASK_SECONDS)
+        except LoginFailedError:
+            return None
 
     async def kill_sessions(self, database: str, peers: IPv4Network) -> int:
         """KILL every session of clients in `peers`, as the administrator where that login is known and works, else as
