@@ -274,7 +274,7 @@ async def test_variables_kept_from_before_survive_a_connect_that_fails(shop: Mem
 
 
 async def test_disconnect_says_what_became_of_the_variables(shop: MemoryDaemon) -> None:
-    """R36."""
+    """R33, R36: from either side."""
     await shop.connect("shop", "shop-db", env=True)
     gone = await shop.commands.connections.disconnect("shop", "shop-db")
     assert len(gone.variables_removed) == 6

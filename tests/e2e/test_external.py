@@ -78,7 +78,7 @@ def test_off_until_it_is_switched_on_and_then_the_printed_line_logs_in(
 async def test_credentials_give_what_two_drivers_log_in_with(
     node: Node, switch: Switch, outside: Outside, forwarder: str
 ) -> None:
-    """Host, port, user, schema, and a URL that two parsers read alike, percent signs and all."""
+    """R37, R39: host, port, user, schema, and a URL that two parsers read alike, percent signs and all."""
     port = switch.on(forwarder=forwarder)
     found = node.json("db", "credentials", "shop-db")
     external = found["external"]

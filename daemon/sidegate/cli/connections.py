@@ -29,8 +29,8 @@ from sidegate.cli.session import (
 @common
 @pass_session
 def connect(session: Session, app: str, target: str, env: bool, renames: Sequence[str], scope: str) -> None:
-    """Join an app and a database, or two apps, on a network of their own. Running containers need no restart. The
-    database may come first: the app is what gets the variables.
+    """Make an internal connection: join an app and a database, or two apps, on a network of their own. Running
+    containers need no restart. The database may come first: the app is what gets the variables.
 
     With --env a database brings DB_HOST, DB_PORT, DB_NAME, DB_USER, DB_PASSWORD and DB_CONNECTION_URL, whose values are
     its own details; an app NAME brings NAME_HOST, NAME_PORT and NAME_URL. A name that is taken is refused, and nothing
@@ -80,7 +80,7 @@ def _show_connected(done: schemas.Connected) -> None:
 @common
 @pass_session
 def disconnect(session: Session, app: str, target: str, keep: bool | None, yes: bool) -> None:
-    """Part two ends at once, open sessions included. Their other connections go on.
+    """Remove an internal connection at once, open sessions included. Their other connections go on.
 
     \b
     Examples:

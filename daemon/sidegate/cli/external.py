@@ -11,7 +11,7 @@ from sidegate.cli.session import Session, common, complete_database, pass_sessio
 @click.group()
 @common
 def external() -> None:
-    """Public access to databases: off until you turn it on."""
+    """External connections: public access to databases, off until you turn it on."""
 
 
 FORWARDERS = ("auto", "kernel", "userspace")
