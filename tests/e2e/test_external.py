@@ -58,7 +58,7 @@ def held(session: Connection) -> socket.socket:
 def test_off_until_it_is_switched_on_and_then_the_printed_line_logs_in(
     node: Node, switch: Switch, outside: Outside, forwarder: str
 ) -> None:
-    """Debian's clients on another host, with the command line as printed; it carries no password."""
+    """R2, R6, R38: Debian's clients on another host, with the command line as printed; it carries no password."""
     assert (switch.show().enabled, switch.show().listening) == (False, False)
     shown = node.json("external", "on", "shop-db", "--forwarder", forwarder)
     assert (shown["enabled"], shown["listening"], shown["carrier"]) == (True, True, forwarder)
@@ -117,7 +117,7 @@ def test_bulk_comes_through_whole_both_ways(switch: Switch, outside: Outside, fo
 def test_off_ends_everything_at_both_ends(
     node: Node, switch: Switch, shop_db: str, outside: Outside, forwarder: str
 ) -> None:
-    """Idle clients, clients that were only greeted, and queries that do not look at their socket. Then the same port
+    """R40: idle clients, clients that were only greeted, and queries that do not look at their socket. Then the same port
     serves again."""
     port = switch.on(forwarder=forwarder)
     with administrator(node, shop_db) as root:
