@@ -130,6 +130,14 @@ async def test_a_network_of_ours_is_internal_and_bears_its_labels(lab: Lab) -> N
     assert IPv4Address(made.gateway) == subnet.network_address + 1
 
 
+async def test_a_network_with_egress_is_not_internal(lab: Lab) -> None:
+    name = f"{PREFIX}-egress"
+    await lab.engine.create_network(
+        name, subnet=next(SUBNETS), device="sg-tegress", labels={"sidegate.managed": "true"}, mtu=0, egress=True
+    )
+    assert [n.internal for n in (await lab.engine.observe()).networks if n.name == name] == [False]
+
+
 async def test_a_taken_subnet_is_refused_by_its_own_error(lab: Lab) -> None:
     """A subnet that overlaps another network's raises SubnetTakenError, and no network is there."""
     subnet = next(SUBNETS)
