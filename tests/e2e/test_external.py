@@ -117,8 +117,8 @@ def test_bulk_comes_through_whole_both_ways(switch: Switch, outside: Outside, fo
 def test_off_ends_everything_at_both_ends(
     node: Node, switch: Switch, shop_db: str, outside: Outside, forwarder: str
 ) -> None:
-    """R40: idle clients, clients that were only greeted, and queries that do not look at their socket. Then the same port
-    serves again."""
+    """R40: idle clients, clients that were only greeted, and queries that do not look at their socket. Then the same
+    port serves again."""
     port = switch.on(forwarder=forwarder)
     with administrator(node, shop_db) as root:
         sessions = [outside.login(port) for _ in range(4)]
