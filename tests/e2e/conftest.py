@@ -1,5 +1,6 @@
 """One daemon, one MariaDB and one other host for all end-to-end tests of a run."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from e2e.outside import Outside, Switch, another_host
 from e2e.private_engine import PrivateEngine, private_engine
 
 PRIVATE = "sgengine"
+FIRST = "sgtest", "10.215.0.0/17", "31000-31099"
+SECOND = "sgtest2", "10.215.128.0/17", "31100-31199"
+"""Name, pool and ports of the daemon; scripts/test has two runs side by side, each with a daemon of its own."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,9 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A running daemon. Tests that stop it start it again."""
     need_engine()
-    with running(
-        Node(Path(tmp_path_factory.mktemp("node")), "sgtest", pool="10.215.0.0/17", ports="31000-31099")
-    ) as node:
+    name, pool, ports = SECOND if os.environ.get("SIDEGATE_SECOND_RUN") else FIRST
+    with running(Node(Path(tmp_path_factory.mktemp("node")), name, pool=pool, ports=ports)) as node:
         yield node
 
 

@@ -99,3 +99,4 @@ def test_one_that_nobody_uses_is_turned_off_and_one_with_a_session_is_not(
     wait_for("it has ended", lambda: not switch.show().enabled)  # to try it would be to use it
     wait_for("it is closed", lambda: outside.attempt(port) == REFUSED)
     assert events(node, logged, "external connection ends") == ["shop-db: nobody has used it for 2 s"]
+    switch.on(idle_off="never")  # what is not said the next time stays as it was

@@ -110,21 +110,26 @@ def heard(node: Node) -> str:
 def test_the_fast_path_stands_first_and_is_put_back(node: Node, shop_db: str) -> None:
     """Rules are re-read at each pass: others flush and reorder them. Only ours is ever removed."""
 
-    def head() -> str:
-        return run("iptables", "-S", "DOCKER-USER").stdout.splitlines()[1]
+    def rules() -> list[str]:
+        return run("iptables", "-S", "DOCKER-USER").stdout.splitlines()[1:]
 
-    wait_for("it stands first", lambda: f"sidegate:{node.name}" in head())
+    def leads() -> bool:
+        """Daemons on one host are content with any order among themselves."""
+        own = itertools.takewhile(lambda rule: "sidegate:" in rule, rules())
+        return any(f"sidegate:{node.name}" in rule for rule in own)
+
+    wait_for("it stands first", leads)
     foreign = ["-s", "198.51.100.77/32", "-j", "ACCEPT"]
     run("iptables", "-I", "DOCKER-USER", *foreign)
     try:
-        assert "198.51.100.77" in head()
+        assert "198.51.100.77" in rules()[0]
         node.cli("connect", "anyone", "shop-db")
-        wait_for("it stands first again", lambda: f"sidegate:{node.name}" in head())
+        wait_for("it stands first again", leads)
         run("iptables", "-F", "DOCKER-USER")
         run("iptables", "-A", "DOCKER-USER", *foreign)
         run("iptables", "-A", "DOCKER-USER", "-j", "RETURN")
         node.cli("disconnect", "anyone", "shop-db", "--yes")
-        wait_for("it is back after a flush", lambda: f"sidegate:{node.name}" in head())
+        wait_for("it is back after a flush", leads)
         assert "198.51.100.77" in run("iptables", "-S", "DOCKER-USER").stdout
     finally:
         run("iptables", "-D", "DOCKER-USER", *foreign, check=False)
