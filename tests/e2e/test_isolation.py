@@ -22,8 +22,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     node = Node(
         directory,
         "sgisolated",
-        pool="10.217.3.0/24",
-        ports="31700-31709",
+        pool="10.217.13.0/24",
+        ports="31820-31829",
         settings={"isolation": "report", "workers": "1"},
     )
     node.docker("network", "create", node.container("project"))

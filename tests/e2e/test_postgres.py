@@ -129,7 +129,7 @@ def test_off_ends_a_running_query(node: Node, shop_pg: str, outside: Outside, fo
 
 def test_without_the_right_to_enter_its_namespace_a_connection_is_refused(tmp_path: Path) -> None:
     """With it there is a redirect, which a purge takes away again."""
-    node = Node(tmp_path, "sgnoright", pool="10.217.2.0/24", ports="31600-31609")
+    node = Node(tmp_path, "sgnoright", pool="10.217.12.0/24", ports="31800-31809")
     node.inside = ["setpriv", "--bounding-set=-sys_admin"]
     try:
         node.start()
