@@ -9,7 +9,8 @@ import msgspec
 
 from sidegate.api import schemas
 from sidegate.api.progress import Progress
-from sidegate.api.world import Builder, World
+from sidegate.api.work import Builder
+from sidegate.api.world import World
 from sidegate.core import builds
 from sidegate.core.builds import BuildLog, BuildOrder
 from sidegate.core.env import check_key, check_value

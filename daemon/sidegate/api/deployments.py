@@ -7,7 +7,8 @@ from sidegate.api import schemas
 from sidegate.api.apps import AppVerbs
 from sidegate.api.names import look_again, require_app
 from sidegate.api.progress import Progress, unheard
-from sidegate.api.world import Rollouts, Workloads, World
+from sidegate.api.work import Rollouts, Workloads
+from sidegate.api.world import World
 from sidegate.core.deployments import (
     check_command,
     check_domains,

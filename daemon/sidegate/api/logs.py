@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from sidegate.api import schemas
 from sidegate.api.names import require_app
 from sidegate.api.progress import Progress, unheard
-from sidegate.api.world import Workloads, World
+from sidegate.api.work import Workloads
+from sidegate.api.world import World
 from sidegate.core.model import Container
 from sidegate.errors import InvalidInputError, NotFoundError, RefusedError, SidegateError
 

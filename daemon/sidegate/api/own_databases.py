@@ -9,7 +9,8 @@ from sidegate.api.logins import check_login
 from sidegate.api.names import look_again, require_database
 from sidegate.api.passwords import PasswordVerbs
 from sidegate.api.progress import Progress, unheard
-from sidegate.api.world import Volumes, Workloads, World
+from sidegate.api.work import Volumes, Workloads
+from sidegate.api.world import World
 from sidegate.core.database_engines import DATABASE_ENGINES, DatabaseEngine
 from sidegate.core.desired import home_network
 from sidegate.core.model import DatabaseDetails, OwnDatabase, check_name
