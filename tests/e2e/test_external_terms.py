@@ -88,7 +88,7 @@ def test_the_end_is_counted_down_put_off_and_cuts_sessions(
 def test_one_that_nobody_uses_is_turned_off_and_one_with_a_session_is_not(
     node: Node, switch: Switch, outside: Outside, forwarder: str
 ) -> None:
-    """Sessions of the kernel count as those of the workers, though no process of ours carries them."""
+    """R7. Sessions of the kernel count as those of the workers, though no process of ours carries them."""
     port = switch.on(forwarder=forwarder, idle_off="2s")
     session = outside.login(port)
     logged, until = node.log.stat().st_size, time.monotonic() + 4

@@ -127,7 +127,8 @@ def test_app_to_app_works_both_ways_and_duplicates_are_refused(node: Node, apps:
 def test_what_an_app_says_to_its_database_passes_no_process_of_ours(
     node: Node, shop_db: str, apps: Callable[..., str]
 ) -> None:
-    """R3: while they talk nothing on the host has a socket to either of them, and their network leads nowhere else."""
+    """R3: while they talk nothing on the host has a socket to either of them, and their network leads nowhere else.
+    R33: it is removed from the database's side as well."""
     node.cli("connect", "shop", "shop-db", "--env")
     talking = client(node, apps("shop", *node.env_options("shop")), "SELECT 1")
     network = node.container("shop--shop-db")
@@ -135,7 +136,7 @@ def test_what_an_app_says_to_its_database_passes_no_process_of_ours(
     subnet = node.docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Subnet}}", network)
     assert run("ss", "-H", "-tn", "dst", subnet).stdout == ""
     assert node.sessions(shop_db)
-    node.cli("disconnect", "shop", "shop-db", "--yes")
+    node.cli("disconnect", "shop-db", "shop", "--yes")
     with talking:
         assert talking.wait(5) == 7
 
