@@ -4,6 +4,7 @@ Held to the real one's behaviour by the contract suite in adapters/test_workload
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import replace
 
@@ -36,6 +37,7 @@ class MemoryWorkloads:
         self._exit_codes: dict[str, int] = {}
         self._checked: set[str] = set()
         self._lines: dict[str, list[LogLine]] = {}
+        self._written: dict[str, list[float]] = {}
 
     # --- the Workloads protocol --------------------
 
@@ -140,11 +142,12 @@ class MemoryWorkloads:
         await self._asked("logs")
         return "\n".join(line.text for line in self._lines.get(container_id, [])[-tail:])
 
-    async def follow(self, container_id: str, tail: int = 20) -> AsyncGenerator[LogLine, None]:
+    async def follow(self, container_id: str, tail: int = 20, since: float = 0.0) -> AsyncGenerator[LogLine, None]:
         self._there(container_id)
         await self._asked("follow")
         lines = self._lines.setdefault(container_id, [])
-        at = max(0, len(lines) - tail)
+        earlier = sum(at < since for at in self._written.get(container_id, []))
+        at = max(earlier, len(lines) - tail)
         while True:
             for line in lines[at:]:
                 at += 1
@@ -162,6 +165,7 @@ class MemoryWorkloads:
     def say(self, container_id: str, *texts: str, stream: str = "stdout") -> None:
         """Write lines to the log."""
         self._lines.setdefault(container_id, []).extend(LogLine(text, stream) for text in texts)
+        self._written.setdefault(container_id, []).extend(time.time() for _ in texts)
 
     def end(self, container_id: str, exit_code: int) -> None:
         """The program exits."""

@@ -17,6 +17,7 @@ from memory_daemon import PASSWORD, MemoryDaemon, running
 from pairs import pair
 from sidegate.adapters.certificates import Certificates
 from sidegate.api.calls import CALLS
+from sidegate.api.client import Reply
 from sidegate.cli import session, sidegate, tables
 from sidegate.core.options import OPTIONS
 
@@ -460,6 +461,34 @@ def test_a_terminal_never_obeys_what_a_name_says(capsys: pytest.CaptureFixture[s
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert tables.ago(seconds) == text
+
+
+def test_a_terminal_never_obeys_json_either(capsys: pytest.CaptureFixture[str]) -> None:
+    session.Session(as_json=True).show(Reply('["\x9b2J é \x7f"]'.encode(), None), print)
+    printed = capsys.readouterr().out
+    assert printed == '[\n  "\\u009b2J é \\u007f"\n]\n'
+    assert json.loads(printed) == ["\x9b2J é \x7f"]
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "status", "says"),
+    [
+        ("db password shop-db --stdin", "<&-", 2, "standard input holds no password"),
+        ("env set shop --stdin KEY", "<&-", 0, ""),
+        ("disconnect shop shop-db", "<&-", 2, "there is nobody to ask here"),
+        ("env ls shop", ">&- 2>&-", 0, ""),
+    ],
+)
+async def test_a_stream_that_is_closed_is_an_empty_one(
+    node: MemoryDaemon, words: str, closed: str, status: int, says: str
+) -> None:
+    environ = os.environ | {"SIDEGATE_RUNTIME_DIR": str(node.path.parent)}
+    process = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -m sidegate {words} {closed}", env=environ, stderr=subprocess.PIPE
+    )
+    _, shown = await process.communicate()
+    assert (process.returncode, says in shown.decode()) == (status, True)
+    assert b"Traceback" not in shown
 
 
 async def test_the_version_needs_no_daemon(node: MemoryDaemon) -> None:

@@ -4,6 +4,7 @@ import io
 import os
 import socket
 import stat
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -195,6 +196,28 @@ def test_nothing_to_build_from(tmp_path: Path) -> None:
     (tmp_path / IGNORE_FILE).write_bytes(b"\xff\xfe")
     with pytest.raises(InvalidInputError, match="cannot be read"):
         Context.of(tmp_path)
+
+
+def test_what_nobody_lets_us_look_at_is_named(tmp_path: Path) -> None:
+    for root, dockerfile in ((Path("x" * 300), ""), (plant(tmp_path, "Dockerfile"), "x" * 300)):
+        with pytest.raises(InvalidInputError, match="x cannot be read: File name too long"):
+            Context.of(root, dockerfile)
+
+
+def test_directories_may_lie_as_deep_as_paths_go(tmp_path: Path) -> None:
+    plant(tmp_path, "Dockerfile", "e")
+    subprocess.run(["mkdir", "-p", tmp_path / ("d/" * 1500)], check=True)
+    try:
+        found = unpacked(Context.of(tmp_path))
+    finally:
+        subprocess.run(["rm", "-r", tmp_path / "d"], check=True)
+    assert [name for name in found if not name.startswith("d/d")] == ["Dockerfile", "d", "e"]
+    assert len(found) == 1502
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_pattern_that_a_later_python_may_read_otherwise_is_no_warning() -> None:
+    assert Ignore(["[[]"]).leaves_out("[")
 
 
 def test_a_file_that_shrinks_while_it_is_sent_is_not_made_up(tmp_path: Path) -> None:

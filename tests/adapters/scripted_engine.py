@@ -108,7 +108,7 @@ class ScriptedEngine:
             200,
             {"Id": container, "Name": f"/{container}", "Image": "sha256:1", "State": {"Status": row["State"]}},
         )
-        self.replies["GET", "/images/sha256:1/json"] = 200, {"Config": {"Labels": {"made": "by image"}}}
+        self.replies["GET", "/images/sha256:1/json"] = 200, {"Config": {"Labels": {"made": "by image"}, "Env": ["A=1"]}}
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         request.rfile.read(int(request.headers.get("Content-Length") or 0))

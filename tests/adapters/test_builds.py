@@ -157,6 +157,23 @@ async def test_an_engine_that_talks_nonsense(engine: Engine) -> None:
         await build(engine, pieces(1))
 
 
+async def test_no_argument_is_in_what_is_said_of_a_broken_answer(engine: Engine) -> None:
+    """An error of the client's has the URL in it."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        await engine.take(request)
+        assert request.transport is not None
+        request.transport.write(b"HTTP/1.1 abc\r\n\r\n")
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    engine.answer = answer
+    with pytest.raises(EngineUnavailableError, match="broke the build off") as caught:
+        await build(engine, pieces(1))
+    assert "buildargs" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
 async def test_no_engine(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailableError, match="does not answer"):
         await build(Engine(tmp_path / "none.sock"), pieces(1))

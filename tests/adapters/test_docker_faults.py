@@ -85,7 +85,8 @@ async def test_only_what_changed_is_inspected(script: ScriptedEngine, engine: Do
     """A second look inspects nothing, one after a change that container, and a full one everything."""
     for name in ("a", "b"):
         script.add_container(name)
-    assert [c.image_labels for c in (await engine.observe()).containers] == [{"made": "by image"}] * 2
+    seen = (await engine.observe()).containers
+    assert [(c.image_labels, c.image_env) for c in seen] == [({"made": "by image"}, {"A": "1"})] * 2
 
     async def inspected(*, full: bool = False) -> list[str]:
         script.asked.clear()

@@ -14,7 +14,7 @@ from typing import Any
 import aiomysql
 import asyncpg
 import pytest
-from pymysql.err import OperationalError
+from pymysql.err import MySQLError, OperationalError, ProgrammingError
 
 from sidegate.adapters.databases import mysql, postgres
 from sidegate.adapters.databases.changing import Change
@@ -437,6 +437,27 @@ def test_mysql_is_told_in_one_statement_for_each_account_and_keeps_its_plugin() 
     assert statement == ("ALTER USER 'o\\'hara'@'%' IDENTIFIED WITH 'caching_sha2_password' BY 'Aa1\\'\\\\\"'")
     assert mysql._set_in_mysql(mysql._Account("root", "localhost", "auth_socket"), NEW) == ()
     assert mysql._set_in_mysql(mysql._Account("shop", "%", ""), NEW) == (f"ALTER USER USER() IDENTIFIED BY '{NEW}'",)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ProgrammingError(1064, "an error near 'BY 'Aa1\\'\\\"xyz"), "is not changed by any statement that this"),
+        (OperationalError(1819, "weak: 'Aa1\\'\"\xa0' " + "x" * 300), "weak: *** xxx"),
+        (OperationalError(1819, "x" * 190 + "Aa1'\"\xa0"), "x" * 190 + "***"),
+        (OperationalError(1819, "no secret, and no old one"), "no secret, and no old one"),
+    ],
+)
+async def test_a_refusal_shows_no_part_of_a_password(
+    error: MySQLError, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(mysql, "_query", refuse)
+    shown = await mysql._done(None, ("SET PASSWORD",), Change("shop", "", "Aa1'\"\xa0"))
+    assert shown.startswith(said)
+    assert "Aa1" not in shown
 
 
 def test_a_verifier_is_that_of_the_rfc() -> None:

@@ -275,8 +275,9 @@ async def test_two_databases_never_share_a_port(store: Store) -> None:
 
 
 async def test_text_that_is_no_unicode_is_refused(store: Store) -> None:
-    with pytest.raises(InvalidInputError):
-        await store.set_variables("shop", [Variable("A", "\ud800")])
+    with pytest.raises(InvalidInputError) as caught:
+        await store.set_variables("shop", [Variable("A", "s3cret \ud800")])
+    assert "s3cret" not in str(caught.value)
     await store.set_variables("shop", [Variable("A", "“quotes” \0 😀")])
     assert store.intent.env["shop"][0].value == "“quotes” \0 😀"
 
@@ -404,23 +405,28 @@ async def test_a_rollout_that_fails_brings_back_what_was_there(store: Store, tmp
     await store.close()
     store = await Store.open(tmp_path)
     assert store.intent.rollouts == {"shop": rollout}
-    assert await store.end_rollout("shop", restore=True) == before
     with pytest.raises(NotFoundError, match="no containers of shop are being replaced"):
-        await store.end_rollout("shop", restore=True)
+        await store.end_rollout("shop", Rollout(1.0, before=FIRST), restore=True)
+    assert await store.end_rollout("shop", rollout, restore=True) == before
+    with pytest.raises(NotFoundError, match="no containers of shop are being replaced"):
+        await store.end_rollout("shop", rollout, restore=True)
     await store.close()
 
 
 async def test_a_rollout_of_what_was_not_deployed_before_leaves_nothing_behind(store: Store) -> None:
     await store.set_deployment("shop", FIRST, port=8080, rollout=Rollout(1.5))
-    assert await store.end_rollout("shop", restore=True) == Intent()
+    assert await store.end_rollout("shop", Rollout(1.5), restore=True) == Intent()
 
 
 async def test_a_rollout_that_is_done_leaves_what_was_asked_for(store: Store) -> None:
     await store.begin_rollout("shop", Rollout(1.0, before=SECOND, port_before=1))
     await store.begin_rollout("shop", Rollout(2.0))
+    await store.begin_rollout("shop", Rollout(3.0), asked=False)
     assert store.intent.rollouts == {"shop": Rollout(2.0)}
     await store.set_deployment("shop", SECOND, port=9090)
-    assert await store.end_rollout("shop", restore=False) == Intent(deployments={"shop": SECOND}, ports={"shop": 9090})
+    assert await store.end_rollout("shop", Rollout(2.0), restore=False) == Intent(
+        deployments={"shop": SECOND}, ports={"shop": 9090}
+    )
 
 
 async def test_a_forgotten_app_leaves_nothing_but_the_other_ends(store: Store) -> None:

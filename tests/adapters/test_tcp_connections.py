@@ -1,12 +1,13 @@
 """The kernel's list of connections: real ones, of both families, and a table as it is written."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sidegate.adapters.tcp_connections import count, listens, open_connections, remote_forms
+from sidegate.adapters.tcp_connections import ask, count, listens, open_connections, remote_forms
 
 TABLE = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -58,3 +59,27 @@ async def test_whether_something_listens(listener: socket.socket) -> None:
     assert await listens(address, port)
     listener.close()
     assert not await listens(address, port)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"HTTP/1.1 204 \r\n\r\n", ""),
+        (b"HTTP/1.1 302 Found\r\n\r\n", ""),
+        (b"HTTP/1.1 500 Oh\r\n\r\n", "/up answered 500"),
+        (b"", "/up was not answered"),
+        (b"SSH-2.0-x\r\n", "not HTTP"),
+        (b"HTTP/1.1 " + b"9" * 5000 + b" x\r\n\r\n", "not HTTP"),
+        (b"x" * 100_000, "cannot be asked"),
+    ],
+)
+async def test_what_comes_of_asking_a_path(answer: bytes, why: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        address, port = server.sockets[0].getsockname()[:2]
+        found = await ask(address, port, "/up", "shop")
+    assert (why in found) if why else found == ""

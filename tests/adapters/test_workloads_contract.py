@@ -2,6 +2,7 @@
 in memory."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -234,6 +235,19 @@ async def test_following_a_log(lab: WorkloadLab) -> None:
         assert (await anext(lines)).text == "one more"
         await lab.end(name)
         assert [line async for line in lines] == []
+
+
+async def test_following_a_log_from_a_moment_on(lab: WorkloadLab) -> None:
+    name = await lab.run()
+    container = (await snapshot(lab, name)).id
+    await lab.say(name, "before")
+    async with asyncio.timeout(20):
+        async with aclosing(lab.workloads.follow(container)) as lines:
+            assert (await anext(lines)).text == "before"
+        moment = time.time()
+        await lab.say(name, "after")
+        async with aclosing(lab.workloads.follow(container, 100, moment)) as lines:
+            assert (await anext(lines)).text == "after"
 
 
 async def test_a_log_is_left_at_any_time(lab: WorkloadLab) -> None:

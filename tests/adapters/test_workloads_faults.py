@@ -53,6 +53,8 @@ async def test_a_container_that_was_made_all_the_same(script: ScriptedEngine, wo
         await workloads.create(ContainerSpec("i"), "shop")
     is_there(script, Running=False)
     assert await workloads.create(ContainerSpec("i"), "shop") == ID
+    with pytest.raises(EngineError, match="did not confirm"):  # somebody else's of that name
+        await workloads.create(ContainerSpec("i", labels={"sidegate.app": "shop"}), "shop")
 
 
 async def test_a_change_that_was_not_confirmed_is_looked_at(script: ScriptedEngine, workloads: DockerWorkloads) -> None:

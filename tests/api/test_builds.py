@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -177,6 +178,38 @@ async def test_a_base_image_that_is_not_there_says_what_to_do(node: MemoryDaemon
         BuildLine(error="no such host"),
     ]
     assert "`docker pull nosuch:1` where there is a network" in await failure(node)
+
+
+async def test_what_only_looks_like_a_step_is_no_stumbling_block(node: MemoryDaemon, builder: MemoryBuilder) -> None:
+    """A program of the customer's may say anything."""
+    builder.script = [BuildLine("Step 9/9 : FROM --x\n"), BuildLine(error="exit status 1")]
+    assert "failed in step 9/9" in await failure(node)
+
+
+async def test_what_a_terminal_would_obey_is_not_in_the_error_either(
+    node: MemoryDaemon, builder: MemoryBuilder, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM x")
+    builder.script = [BuildLine("Step 1/1 : RUN x\n\x1b]0;title\x08\n"), BuildLine(error="\x1b[2J is not found")]
+    done = await node.sidegate("build", "shop", str(tmp_path))
+    assert done.returncode == 1
+    assert "\x1b" not in done.stderr
+    assert "?[2J is not found" in done.stderr
+
+
+async def test_arguments_that_are_too_long_for_a_call_are_quoted_nowhere(
+    node: MemoryDaemon, builder: MemoryBuilder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging.getLogger("aiohttp.server").addHandler(handler := logging.StreamHandler())
+    try:
+        with pytest.raises(InvalidInputError, match="too long for one call: build_args may have 128 KiB"):
+            await build(node, build_args="secret" + "x" * (1 << 17))
+        line = b"POST /v1/apps/shop/builds?build_args=secret" + b"x" * (1 << 17)
+        answer = await node.raw(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    finally:
+        logging.getLogger("aiohttp.server").removeHandler(handler)
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
+    assert "secret" not in "".join(capsys.readouterr())
 
 
 async def test_a_builder_that_ends_without_a_word(node: MemoryDaemon, builder: MemoryBuilder) -> None:

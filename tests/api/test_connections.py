@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from memory_daemon import LOGIN, PASSWORD, MemoryDaemon, running
+from sidegate.api import connections
+from sidegate.api.logins import known_login
 from sidegate.api.schemas import ConnectRequest
-from sidegate.core.model import Pair, Rules
+from sidegate.api.world import World
+from sidegate.core.database_engines import DatabaseEngine
+from sidegate.core.model import DatabaseDetails, Pair, Rules
 from sidegate.errors import (
     DuplicateConnectionError,
     EngineError,
@@ -75,6 +79,21 @@ async def test_env_adds_the_databases_own_values_and_marks_where_they_came_from(
     assert any("a build cannot reach shop-db.internal" in note for note in done.notes)
     assert any("out of date: shop-1 (DB_CONNECTION_URL, " in note for note in done.notes)
     assert any("`sidegate app redeploy shop`" in note for note in done.notes)
+
+
+async def test_a_password_that_changes_meanwhile_is_the_one_that_is_added(
+    shop: MemoryDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def overtaken(world: World, name: str) -> tuple[DatabaseEngine | None, DatabaseDetails]:
+        known = await known_login(world, name)
+        monkeypatch.undo()
+        await shop.store.set_database_details(name, DatabaseDetails(password="New-password1,"))
+        return known
+
+    monkeypatch.setattr(connections, "known_login", overtaken)
+    await shop.connect("shop", "shop-db", env=True)
+    values = {variable.key: variable.value for variable in shop.store.intent.env["shop"]}
+    assert values["DB_PASSWORD"] == "New-password1,"
 
 
 async def test_without_env_nothing_is_added(shop: MemoryDaemon) -> None:

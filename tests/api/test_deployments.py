@@ -1,6 +1,10 @@
 """Deploying, redeploying and removing apps through the control API, and what is refused before anything is written."""
 
 import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
 
 import pytest
 
@@ -71,6 +75,9 @@ async def test_an_image_that_is_not_here_is_fetched(node: MemoryDaemon) -> None:
     node.workloads.fail_next["pull"] = NotFoundError("no such repository")
     with pytest.raises(NotFoundError, match=r"no image away:1 on this node.*no such repository"):
         await deploy(node, "away", "away:1")
+    with pytest.raises(NotFoundError, match="there is no image sha256:a"):
+        await deploy(node, "away", "sha256:" + "a" * 64)
+    assert [call for call in node.workloads.calls if call.startswith("pull")] == ["pull far:1", "pull away:1"]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +148,19 @@ async def test_a_deployment_that_fails_takes_all_back_that_was_said_with_it(node
         {},
     )
     assert (await node.commands.apps.show("shop")).serving == 1
+
+
+async def test_what_cannot_be_taken_back_is_said_with_why_it_failed(node: MemoryDaemon) -> None:
+    await deploy(node, variables={"A": "1"})
+    node.deaf.add("8080")
+    object.__setattr__(node.tools, "healthy", 1.0)
+    failing = asyncio.create_task(deploy(node, image="shop:2", variables={"A": "2"}))
+    while "0 of 1" not in node.rollouts.under_way("shop"):
+        await asyncio.sleep(0.005)
+    await node.store.set_variables("shop", [Variable("A", "3", "both")], [Variable("A", "2")])
+    with pytest.raises(RolloutFailedError, match=r"nothing listens(.|\n)*was taken back: shop already has A for both"):
+        await failing
+    assert node.store.intent.env["shop"] == (Variable("A", "3", "both"),)
 
 
 async def test_a_clash_with_a_variable_for_both_changes_nothing(node: MemoryDaemon) -> None:
@@ -226,6 +246,19 @@ async def test_redeploy_says_what_cannot_be_made_anew_before_anything_is_done(no
         await node.commands.deployments.redeploy("nobody")
 
 
+async def test_a_container_that_has_done_its_work_is_not_redeployed(node: MemoryDaemon) -> None:
+    node.app("web", 1)
+    migration = node.app("web", 2)
+    node.engine.stop(migration.id)
+    await node.settled()
+    served = node.engine.container("web-1").id
+    found = await node.commands.deployments.redeploy("web")
+    assert found.notes == ["web-2 does not run, and stays as it is"]
+    assert node.engine.container("web-1").id != served
+    assert node.engine.container("web-2").id == migration.id
+    assert not node.engine.container("web-2").running
+
+
 async def test_domains(node: MemoryDaemon) -> None:
     node.app("web", labels={"sidegate.domains": "label.example.com"})
     await deploy(node)
@@ -254,7 +287,7 @@ async def test_removing_an_app(node: MemoryDaemon) -> None:
     await deploy(node, replicas=2, variables={"A": "1"}, domains=["a.example.com"])
     await node.connect("shop", "shop-db", env=False)
     found = await node.commands.deployments.rm("shop")
-    assert (found.containers, found.network) == (["sidegate-shop-1", "sidegate-shop-2"], "sidegate-app--shop")
+    assert (found.containers, found.network) == (["sidegate-shop-1", "sidegate-shop-2"], "sidegate--shop")
     assert (found.disconnected, found.variables_removed) == (["shop-db"], 1)
     assert names(node) == ["shop-db-1"]
     intent = node.store.intent
@@ -283,6 +316,26 @@ async def test_logs(node: MemoryDaemon) -> None:
         await node.commands.logs.logs("shop", schemas.LogsQuery(tail=-1))
 
 
+async def test_a_container_that_is_begun_anew_is_followed_on(node: MemoryDaemon) -> None:
+    await deploy(node)
+    container = node.engine.container("sidegate-shop-1").id
+    node.workloads.say(container, "before", "one")
+    told: list[str] = []
+    asked = schemas.LogsQuery(tail=1, follow=True)
+    following = asyncio.create_task(node.commands.logs.logs("shop", asked, told.append))
+    for life, line in enumerate(("two", "three"), start=1):
+        while len(told) < life:
+            await asyncio.sleep(0.005)
+        node.workloads.end(container, 1)
+        await node.settled()
+        node.engine.start(container)
+        node.workloads.say(container, line)
+    while len(told) < 3:
+        await asyncio.sleep(0.005)
+    following.cancel()
+    assert told == ["one", "two", "three"]
+
+
 async def test_a_purge_takes_the_containers_that_were_made(node: MemoryDaemon) -> None:
     node.app("web")
     await deploy(node, replicas=2)
@@ -290,6 +343,22 @@ async def test_a_purge_takes_the_containers_that_were_made(node: MemoryDaemon) -
     await node.settled()
     assert names(node) == ["web-1"]
     assert node.store.intent.deployments == {}
+
+
+async def test_a_purge_leaves_no_containers_of_others_half_replaced(node: MemoryDaemon) -> None:
+    node.app("web")
+    await deploy(node)
+    node.deaf.add("8080")
+    redeploying = asyncio.create_task(node.commands.deployments.redeploy("web"))
+    while not node.rollouts.under_way("web"):
+        await asyncio.sleep(0.005)
+    with pytest.raises(RefusedError, match="the containers of web are being replaced: wait"):
+        await node.commands.node.purge()
+    node.deaf.clear()
+    await redeploying
+    assert (await node.commands.apps.show("shop")).serving == 1
+    await node.commands.node.purge()
+    assert [c.name for c in node.engine_containers()] == ["web-1"]
 
 
 async def test_over_the_socket(node: MemoryDaemon) -> None:
@@ -300,6 +369,9 @@ async def test_over_the_socket(node: MemoryDaemon) -> None:
     assert "shop: making the new container sidegate-shop-1" in done.stderr
     assert '"image": "shop:1"' in done.stdout
     assert node.engine.container("sidegate-shop-1").env["B"] == "2"
+    done = await node.sidegate(*words, text='B="x\r\ny"\r\nC=z\r\n')
+    assert done.returncode == 0, done.stderr
+    assert {v.key: v.value for v in node.store.intent.env["shop"]} == {"A": "1", "B": "x\r\ny", "C": "z"}
     done = await node.sidegate("--table", "app", "show", "shop")
     assert "shop:1" in done.stdout
     done = await node.sidegate("app", "rm", "shop")
@@ -309,3 +381,22 @@ async def test_over_the_socket(node: MemoryDaemon) -> None:
     assert done.returncode == 2
     done = await node.sidegate("app", "rm", "shop", "--yes")
     assert done.returncode == 0, done.stderr
+
+
+async def test_ctrl_c_ends_the_waiting_and_nothing_else(node: MemoryDaemon) -> None:
+    await deploy(node)
+    before = node.engine.container("sidegate-shop-1").id
+    node.deaf.add("8080")
+    command = [sys.executable, "-m", "sidegate", "app", "redeploy", "shop"]
+    environ = os.environ | {"SIDEGATE_RUNTIME_DIR": str(node.path.parent)}
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environ)
+    assert process.stderr is not None
+    while b"0 of 1" not in await process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, told = await process.communicate()
+    assert (process.returncode, b"it goes on: see `sidegate app show shop`" in told) == (130, True), told
+    node.deaf.clear()
+    while node.rollouts.under_way("shop"):
+        await asyncio.sleep(0.01)
+    assert node.engine.container("sidegate-shop-1").id != before

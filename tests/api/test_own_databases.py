@@ -86,6 +86,14 @@ async def test_a_name_that_is_taken_is_refused(node: MemoryDaemon) -> None:
             await node.commands.own_databases.create(asked(name=name))
 
 
+async def test_a_container_of_that_name_is_left_alone(node: MemoryDaemon) -> None:
+    other = node.engine.run(CONTAINER)
+    with pytest.raises(RefusedError, match=f"there is a container {CONTAINER} already"):
+        await node.commands.own_databases.create(asked())
+    assert node.engine.container(CONTAINER) == other
+    assert not node.store.intent.own_databases
+
+
 async def test_a_volume_that_is_there_is_taken_up_only_on_demand(node: MemoryDaemon) -> None:
     node.volumes.names.add(VOLUME)
     with pytest.raises(RefusedError, match=f"the volume {VOLUME} is there already"):

@@ -120,8 +120,12 @@ async def test_what_is_uncertain_stays_and_can_be_ended_by_saying_which_one_coun
     assert any("no answer" in p.text for p in (await node.commands.databases.show("shop-db")).problems)
     with pytest.raises(RefusedError):
         await node.commands.passwords.change("shop-db", PasswordRequest(generate=True))
+    with pytest.raises(RefusedError, match="under way, for its present user"):
+        await node.commands.databases.set("shop-db", DatabaseRequest(user="other"))
+    await node.commands.databases.set("shop-db", DatabaseRequest(user="shop", schema="shop"))
     await node.commands.databases.set("shop-db", DatabaseRequest(password=NEW))
     assert not node.store.intent.passwords
+    await node.commands.databases.set("shop-db", DatabaseRequest(user="other"))
     assert (await node.commands.databases.credentials("shop-db")).checked == "ok"
 
 

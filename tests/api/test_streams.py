@@ -54,6 +54,9 @@ class Verbs:
             case "chatty":
                 for number in range(streams.PENDING_MOST + 5):
                     asked.progress(str(number))
+            case "wordy":
+                for number in range(9):
+                    asked.progress(str(number) + "x" * (streams.PENDING_SIZE_MOST // 4))
             case "silent":
                 await self.go.wait()
             case _:
@@ -206,6 +209,12 @@ async def test_what_is_said_faster_than_it_can_be_told_is_counted(node: MemoryDa
     assert len(told) == streams.PENDING_MOST + 1
 
 
+async def test_long_lines_that_nobody_reads_are_counted_too(node: MemoryDaemon) -> None:
+    done, told = await stream(node, "/v1/long/wordy")
+    assert done == Done("well")
+    assert [line[:3] for line in told] == ["… 6", "6xx", "7xx", "8xx"]
+
+
 async def test_a_caller_that_goes_away_ends_the_telling_and_not_the_verb(node: MemoryDaemon, verbs: Verbs) -> None:
     async with caller(node, "/v1/long/well") as (reader, _):
         await reader.readuntil(b"first")
@@ -344,6 +353,11 @@ def test_progress_on_a_terminal_is_one_line_that_is_rewritten() -> None:
     assert lines[2].startswith("xxx")
     assert max(map(len, lines)) < 40
     assert lines[-1] == ""
+
+
+def test_wide_characters_take_two_columns() -> None:
+    shown = on_a_terminal("with telling('working') as shown:\n shown.say('建' * 40)")
+    assert 10 < shown.count("建") < 20
 
 
 def test_lines_that_are_kept_scroll_above_it() -> None:

@@ -234,6 +234,7 @@ def test_nothing_that_a_terminal_would_obey_gets_through() -> None:
     log = BuildLog()
     text = "\x1b[31mred\x1b[0m\x1b]0;title\x07\n10%\r50%\r100%\r\n\x1b[2K\x1b[1Gdone\ttab\n"
     assert log.feed(text) == ["red", "100%", "done    tab"]
+    assert log.feed("\x1b[1mbold\x1b(B\x1b[m \x1b7\x1b=\x1bc\x9b2J.\n") == ["bold ."]  # as of `tput sgr0`
 
 
 def test_secret_values_are_hidden() -> None:
@@ -242,6 +243,15 @@ def test_secret_values_are_hidden() -> None:
     assert lines == ["x *** *** ab ***"]
     assert log.feed("et-1\n") == ["***"]
     assert log.hide("(Secret-1)") == "(***)"
+    assert BuildLog(["Tea & [1]"]).hide("mysql://shop:Tea%20%26%20%5B1%5D@db") == "mysql://shop:***@db"
+
+
+def test_a_host_is_found_in_a_secret_too() -> None:
+    url = "mysql://shop:Secret-1@shop-db.internal:3306/shop"
+    log = BuildLog([url])
+    assert log.feed(f"cannot connect to {url}: no such host\n") == ["cannot connect to ***: no such host"]
+    assert builds.looked_up(log.failed_lookups, KNOWN, ()) == "shop-db"
+    assert url not in "".join(log.last)
 
 
 def test_the_last_lines_are_those_of_the_last_step() -> None:

@@ -1,11 +1,13 @@
 """Names, slots and specifications of deployed apps; what can be asked for; what all this makes desired."""
 
+from dataclasses import replace
+
 import pytest
 
 from sidegate.core.deployments import check_image, due, missing, outdated, revision, slots, spec
 from sidegate.core.desired import desire
 from sidegate.core.labels import App, Replica
-from sidegate.core.model import Container, Deployment, Endpoint, Intent, Network, Rollout, Rules
+from sidegate.core.model import Container, Deployment, Endpoint, Intent, Network, Pair, Rollout, Rules
 from sidegate.core.reconcile import Observed, reconcile
 from sidegate.errors import InvalidInputError
 from states import app, ours, state
@@ -17,13 +19,13 @@ OWN = {"sidegate.app": "shop", "sidegate.revision": revision(DEPLOYMENT)}
 
 
 def own(number: int, suffix: str = "", **changes: object) -> Container:
-    values: dict[str, object] = {"endpoints": (Endpoint("sidegate-app--shop", f"10.213.0.{number + 1}"),), **changes}
+    values: dict[str, object] = {"endpoints": (Endpoint("sidegate--shop", f"10.213.0.{number + 1}"),), **changes}
     name = f"sidegate-shop-{number}{suffix}"
     return app("shop", number, name=name, id=f"id-{name}", labels=OWN, env={"PORT": "5000"}, **values)
 
 
 def network() -> Network:
-    found = ours("sidegate-app--shop", "10.213.0.0/27", "shop")
+    found = ours("sidegate--shop", "10.213.0.0/27", "shop")
     return Network(found.id, found.name, labels=found.labels, subnets=found.subnets, gateway=found.gateway)
 
 
@@ -43,10 +45,15 @@ def test_what_is_no_image(reference: str) -> None:
         check_image(reference)
 
 
+def test_an_image_of_a_megabyte_is_refused_at_once() -> None:
+    with pytest.raises(InvalidInputError, match="is not an image: it has 1000001 characters"):
+        check_image("a" * 1_000_000 + "!")
+
+
 def test_what_a_container_is_made_from() -> None:
-    made = spec("shop", INTENT, Rules(instance="two"), "two-app--shop")
+    made = spec("shop", INTENT, Rules(instance="two"), "two--shop")
     assert made.labels == {**OWN, "sidegate.instance": "two"}
-    assert (made.env, made.image_id, made.network) == ({"PORT": "5000"}, "sha256:1", "two-app--shop")
+    assert (made.env, made.image_id, made.network) == ({"PORT": "5000"}, "sha256:1", "two--shop")
 
 
 def test_another_image_or_command_is_another_revision() -> None:
@@ -79,6 +86,7 @@ def test_when_there_is_something_to_do() -> None:
     assert missing(replicas(own(1)), INTENT, RULES)
     assert not missing(replicas(own(1), own(2, state="exited")), INTENT, RULES)
     assert "left of an earlier rollout" in due(replicas(own(1), own(2), own(2, ".sidegate-old")), INTENT, RULES)
+    assert due(replicas(own(1), own(2), app("shop", name="sidegate-shop-2.sidegate-old")), INTENT, RULES) == ""
     assert "one too many" in due(replicas(own(1), own(2), own(3)), INTENT, RULES)
     assert due(replicas(app("shop")), Intent(), RULES) == ""
     assert due(replicas(app("shop")), Intent(rollouts={"shop": Rollout(1.0)}), RULES)
@@ -86,31 +94,38 @@ def test_when_there_is_something_to_do() -> None:
 
 def test_an_app_has_a_network_to_itself_with_a_way_out() -> None:
     desired = desire(INTENT, state(own(1), app("shop", 9), app("other")), RULES)
-    wanted = desired.networks["sidegate-app--shop"]
+    wanted = desired.networks["sidegate--shop"]
     assert wanted.egress
     assert list(wanted.members) == ["id-sidegate-shop-1"]
     plan, _ = reconcile(desired, Observed(state(own(1))), RULES)
-    assert "create network sidegate-app--shop (10.213.0.0/27, with egress): shop is deployed" in str(plan)
+    assert "create network sidegate--shop (10.213.0.0/27, with egress): shop is deployed" in str(plan)
+
+
+def test_no_connection_has_its_name() -> None:
+    """Not even where an app is called app."""
+    intent = replace(INTENT, connections=frozenset({Pair("app", "shop")}))
+    desired = desire(intent, state(own(1), app("app")), RULES)
+    assert [n.egress for n in desired.networks.values()] == [True, False]
 
 
 def test_a_stranger_on_it_is_taken_off() -> None:
     """Two apps are never on one network of ours without being connected."""
-    stranger = app("other", endpoints=(Endpoint("bridge"), Endpoint("sidegate-app--shop", "10.213.0.9")))
+    stranger = app("other", endpoints=(Endpoint("bridge"), Endpoint("sidegate--shop", "10.213.0.9")))
     seen = state(own(1), own(2), stranger, networks=(network(),))
     plan, _ = reconcile(desire(INTENT, seen, RULES), Observed(seen), RULES)
-    assert "disconnect other-1 from sidegate-app--shop: does not belong there" in str(plan)
+    assert "disconnect other-1 from sidegate--shop: does not belong there" in str(plan)
 
 
 def test_it_goes_with_the_app() -> None:
     seen = state(networks=(network(),))
     plan, _ = reconcile(desire(Intent(), seen, RULES), Observed(seen), RULES)
-    assert "remove network sidegate-app--shop: shop is no longer deployed" in str(plan)
+    assert "remove network sidegate--shop: shop is no longer deployed" in str(plan)
 
 
 def test_an_own_replica_is_dialled_on_its_apps_network_whatever_it_is_connected_to() -> None:
     """Connections come and go; requests in hand shall not notice."""
     pair = ours("sidegate-a--shop", "10.213.0.32/27", "a", "shop")
-    both = own(1, endpoints=(Endpoint("sidegate-a--shop", "10.213.0.34"), Endpoint("sidegate-app--shop", "10.213.0.2")))
+    both = own(1, endpoints=(Endpoint("sidegate-a--shop", "10.213.0.34"), Endpoint("sidegate--shop", "10.213.0.2")))
     route = desire(INTENT, state(both, networks=(network(), pair)), RULES).routes.apps["shop"]
     assert [u.address for u in route.upstreams] == ["10.213.0.2"]
 

@@ -36,7 +36,8 @@ def test_what_was_exported_is_read_back_exactly(values: dict[str, str]) -> None:
         ("  A = 1 2  \n", {"A": "1 2"}),
         ("A=\nB=''\nC=\"\"\n", {"A": "", "B": "", "C": ""}),
         ("A=a=b&c=d", {"A": "a=b&c=d"}),
-        ("A=x#y # z\nB=#only\nC=c #\n", {"A": "x#y", "B": "", "C": "c"}),
+        ("A=x#y # z\nB= #only\nC=c #\n", {"A": "x#y", "B": "", "C": "c"}),
+        ("COLOUR=#fff\nB=# # c\nC =\t# c", {"COLOUR": "#fff", "B": "#", "C": ""}),
         ("A='x # y' # z\nB=\"#\" #\n", {"A": "x # y", "B": "#"}),
         ("A=$HOME ${B} $(c) `d`\n", {"A": "$HOME ${B} $(c) `d`"}),
         ('A="$HOME \\$x \\` \\"q\\" \\n\\r\\t \\\\ \\x \\\'"', {"A": '$HOME $x ` "q" \n\r\t \\ \\x \\\''}),
@@ -52,7 +53,7 @@ def test_files_as_people_write_them(text: str, expected: dict[str, str]) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["A=1\nB='2'\n", "A = x y # z\n", "export A=1\n#c\n\nB=\n", 'A="a\\nb"\nB=b#c\n', "A='x\ny'\n"],
+    ["A=1\nB='2'\n", "A = x y # z\n", "A=#fff\n", "export A=1\n#c\n\nB=\n", 'A="a\\nb"\nB=b#c\n', "A='x\ny'\n"],
 )
 def test_it_agrees_with_another_reader(text: str) -> None:
     assert parse_dotenv(text) == dotenv_values(stream=io.StringIO(text), interpolate=False)

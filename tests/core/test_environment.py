@@ -1,5 +1,7 @@
 """What containers of an app are given, and which keys of theirs are out of date."""
 
+from dataclasses import replace
+
 from sidegate.core.environment import digest, environment, given, stale_keys
 from sidegate.core.model import Container, Intent, Variable
 
@@ -36,6 +38,14 @@ def test_stale_keys() -> None:
     stale = {"A": "0", "B": "2", "PORT": "8080", "OLD": "gone"}
     assert stale_keys(Container("c", "shop-1", env=stale), "shop", INTENT) == ("A", "OLD", "PORT")
     assert stale_keys(Container("c", "shop-1", env=stale), "other", INTENT) == ()
+
+
+def test_what_comes_back_from_the_image_is_not_stale_for_ever() -> None:
+    """B5: it was set to what the image says anyhow, and unset."""
+    left = Container("c", "shop-1", env={"A": "1", "B": "2", "PORT": "5000", "OLD": "gone"}, image_env={"OLD": "gone"})
+    assert stale_keys(left, "shop", INTENT) == ()
+    assert stale_keys(replace(left, image_env={"OLD": "other"}), "shop", INTENT) == ("OLD",)
+    assert stale_keys(replace(left, image_env={"OLD": "gone", "TAKEN_AWAY": "1", "A": "0"}), "shop", INTENT) == ()
 
 
 def test_values_that_are_no_unicode_have_a_digest() -> None:

@@ -2,6 +2,7 @@
 
 import string
 from collections import Counter
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -181,6 +182,20 @@ def test_one_that_is_older_still_gets_the_new_one_too() -> None:
     older = Variable("DB_PASSWORD", "older still", source="connection:shop-db", secret=True)
     found = updated_variables({"shop": (older,)}, changed(), "shop-db")
     assert [v.value for v in found["shop"]] == [NEW]
+
+
+def test_an_app_that_logs_in_as_another_user_keeps_that_ones_password() -> None:
+    """`db set --user` came after it was connected."""
+    other = DatabaseDetails("other", OLD, "shop")
+    added = [replace(v, source="connection:shop-db") for v in database_variables("shop-db", other, MARIADB)]
+    assert updated_variables({"shop": added}, changed(), "shop-db") == {}
+
+
+def test_a_url_of_the_engine_that_was_there_before_stays_a_url() -> None:
+    url = Variable("URL", "postgresql://sh%20op:x@shop-db.internal:3306/shop", source="connection:shop-db", secret=True)
+    (found,) = updated_variables({"shop": (url,)}, changed(), "shop-db")["shop"]
+    assert found.value.startswith("postgresql://sh%20op:New")
+    assert found.value.endswith("@shop-db.internal:3306/shop")
 
 
 def test_what_is_kept_names_the_user_and_the_administrators_password_only_where_it_is_that() -> None:

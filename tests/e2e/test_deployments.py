@@ -113,7 +113,7 @@ def test_deployed_apps_reach_the_world_and_not_each_other(node: Node) -> None:
             assert node.docker("exec", "sgdeploy-alone-1", "python3", "-c", probe) == "hello"
             listening.kill()
     node.cli("app", "rm", "alone", "--yes")
-    assert "sgdeploy-app--alone" not in node.networks()
+    assert "sgdeploy--alone" not in node.networks()
 
 
 def test_what_is_refused(node: Node) -> None:
@@ -269,7 +269,7 @@ def test_removing_an_app_takes_what_is_ours_and_nothing_else(node: Node) -> None
     done = node.json("app", "rm", "shop", "--yes")
     assert done["containers"] == ["sgdeploy-shop-1", "sgdeploy-shop-2"]
     assert containers(node, "shop") == {}
-    assert "sgdeploy-app--shop" not in node.networks()
+    assert "sgdeploy--shop" not in node.networks()
     done = node.json("app", "rm", "fixed", "--yes")
     assert done["kept_containers"] == [node.container("fixed")]
     assert containers(node, "fixed") == {node.container("fixed"): "running"}

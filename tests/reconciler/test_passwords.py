@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,18 +193,51 @@ async def test_a_store_that_fails_after_the_server_was_told_is_caught_up(
     assert store.intent.databases["shop-db"].password == NEW
 
 
-async def test_who_says_meanwhile_what_counts_is_not_overwritten(store: Store) -> None:
-    """`db set` while the server is being told."""
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (GIVEN, replace(GIVEN, password=NEW)),
+        (replace(GIVEN, user="", schema="other"), replace(GIVEN, password=NEW, schema="other")),
+        (replace(GIVEN, user="other"), replace(GIVEN, user="other")),
+        (None, None),
+    ],
+    ids=["the old one", "another schema", "another user", "forgotten"],
+)
+async def test_who_says_meanwhile_what_counts_is_right_only_about_another_user(
+    store: Store, said: DatabaseDetails | None, kept: DatabaseDetails | None
+) -> None:
+    """`db set`, or `db rm`, while the server is being told: it has the new one, which a login proved."""
 
     class Overtaken(MemoryDatabases):
         async def change_password(self, database: str, password: str, *, disconnect: bool = False) -> PasswordChanged:
             changed = await super().change_password(database, password, disconnect=disconnect)
-            await store.end_password(database, None)
+            if said is None:
+                await store.forget_database(database)
+            else:
+                await store.end_password(database, None)
+                await store.set_database_details(database, said)
             return changed
 
+    databases = Overtaken()
+    databases.logins["shop-db"] = GIVEN
     await store.begin_password("shop-db", PasswordChange(NEW))
-    await Passwords(store, Overtaken()).change("shop-db")
-    assert store.intent.databases["shop-db"] == GIVEN
+    await Passwords(store, databases).change("shop-db")
+    assert store.intent.databases.get("shop-db") == kept
+    assert not store.intent.passwords
+
+
+async def test_a_change_after_one_that_was_given_up_is_a_fresh_one(store: Store, databases: MemoryDatabases) -> None:
+    """`db set`, or `db rm` and `db create`, ended the first: what fails certainly is taken back all the same."""
+    passwords = Passwords(store, databases)
+    await store.begin_password("shop-db", PasswordChange(NEW, began=1.0))
+    databases.fail_next["change_password"] = PasswordUncertainError("no answer")
+    with pytest.raises(PasswordUncertainError):
+        await passwords.change("shop-db")
+    await store.end_password("shop-db", None)
+    await store.begin_password("shop-db", PasswordChange(NEW, began=2.0))
+    databases.fail_next["change_password"] = LoginFailedError("it does not run")
+    with pytest.raises(LoginFailedError):
+        await passwords.change("shop-db")
     assert not store.intent.passwords
 
 

@@ -3,14 +3,15 @@ meanwhile, and what is left after a daemon that ended half-way."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from memory_daemon import MemoryDaemon, running
-from sidegate.core.model import Container, Deployment, Rollout
-from sidegate.core.workloads import ImageInfo
+from sidegate.core.model import Container, Deployment, Intent, Rollout
+from sidegate.core.workloads import ImageInfo, Snapshot
 from sidegate.errors import EngineError, RolloutFailedError, SidegateError
 
 V1 = Deployment("shop:1", "image:shop:1", 2)
@@ -77,13 +78,13 @@ async def test_a_first_deployment(node: MemoryDaemon) -> None:
     for container in found.values():
         assert container.running
         assert container.env == {"PORT": "5000"}
-        assert [e.network for e in container.endpoints] == ["sidegate-app--shop"]
-    network = node.engine.network("sidegate-app--shop")
+        assert [e.network for e in container.endpoints] == ["sidegate--shop"]
+    network = node.engine.network("sidegate--shop")
     assert network and not network.internal
     route = node.loop.last.desired.routes.apps["shop"]
     assert [(u.replica, u.port) for u in route.upstreams] == [("sidegate-shop-1", 5000), ("sidegate-shop-2", 5000)]
     assert node.store.intent.rollouts == {}
-    assert "shop: making the new container sidegate-shop-1, sidegate-shop-2" in told
+    assert "shop: making the new containers sidegate-shop-1, sidegate-shop-2" in told
 
 
 async def test_another_deployment_rolls_and_somebody_serves_at_every_moment(node: MemoryDaemon) -> None:
@@ -155,7 +156,7 @@ async def test_a_first_deployment_that_fails_leaves_nothing(node: MemoryDaemon, 
     await node.settled()
     assert containers(node) == {}
     assert "shop" not in node.store.intent.deployments
-    assert node.engine.network("sidegate-app--shop") is None
+    assert node.engine.network("sidegate--shop") is None
 
 
 async def test_other_peoples_containers_get_the_stored_variables_and_port(node: MemoryDaemon) -> None:
@@ -229,7 +230,8 @@ async def test_what_nobody_asked_for_and_fails_is_a_problem(node: MemoryDaemon) 
     await deploy(node, V1)
     node.workloads.started = lambda container: node.workloads.end(container.id, 1)
     node.engine.remove(node.engine.container("sidegate-shop-1").id)
-    await until("it is said", lambda: any("exited with code 1" in str(p) for p in node.loop.last.problems))
+    said = "shop: the new container sidegate-shop-1 exited with code 1"
+    await until("it is said", lambda: any(str(p).startswith(said) for p in node.loop.last.problems))
     assert node.store.intent.deployments["shop"] == V1
     assert node.engine.container("sidegate-shop-2").running
 
@@ -244,7 +246,166 @@ async def test_removing_an_app(node: MemoryDaemon) -> None:
     assert containers(node) == {}
     assert node.store.intent.deployments == {}
     assert node.store.intent.ports == {}
-    assert node.engine.network("sidegate-app--shop") is None
+    assert node.engine.network("sidegate--shop") is None
+
+
+async def remove(node: MemoryDaemon, deployment: Deployment) -> None:
+    """As `app rm` does."""
+    ids = tuple(c.id for c in containers(node).values())
+    gone = replace(deployment, replicas=0)
+    await node.store.set_deployment("shop", gone, rollout=Rollout(2.0, deployment, 0, ids))
+    await node.rollouts.carry_out("shop", lambda text: None)
+    await node.settled()
+
+
+async def test_removing_an_app_at_the_moment_when_its_rollout_is_done(node: MemoryDaemon) -> None:
+    """What is asked for while the last look is taken counts: nothing stays of an app that nobody knows any more."""
+    await deploy(node, V1)
+    looking, looked = asyncio.Event(), asyncio.Event()
+    snapshots = node.workloads.snapshots
+
+    async def slow(names: Collection[str]) -> Mapping[str, Snapshot]:
+        found = await snapshots(names)
+        if found.keys() == {"sidegate-shop-1", "sidegate-shop-2"} and {s.image_id for s in found.values()} == {
+            "image:shop:2"
+        }:
+            looking.set()
+            await looked.wait()
+        return found
+
+    node.workloads.snapshots = slow  # type: ignore[method-assign]
+    rollout = asyncio.create_task(deploy(node, V2))
+    await looking.wait()
+    removal = asyncio.create_task(remove(node, V2))
+    await until("it is asked for", lambda: node.store.intent.deployments["shop"].replicas == 0)
+    looked.set()
+    await asyncio.gather(rollout, removal)
+    assert containers(node) == {}
+    assert node.store.intent.deployments == {}
+
+
+async def test_removing_an_app_whose_rollout_has_just_failed(node: MemoryDaemon) -> None:
+    await deploy(node, V1)
+    node.workloads.started = lambda container: node.workloads.end(container.id, 1)
+    failed, going_on = asyncio.Event(), asyncio.Event()
+    logs = node.workloads.logs
+
+    async def slow(container_id: str, tail: int = 20) -> str:
+        failed.set()
+        await going_on.wait()
+        return await logs(container_id, tail)
+
+    node.workloads.logs = slow  # type: ignore[method-assign]
+    rollout = asyncio.create_task(deploy(node, V2))
+    await failed.wait()
+    removal = asyncio.create_task(remove(node, V2))
+    await until("it is asked for", lambda: node.store.intent.deployments["shop"].replicas == 0)
+    going_on.set()
+    await asyncio.gather(rollout, removal)
+    assert containers(node) == {}
+    assert (node.store.intent.deployments, node.store.intent.rollouts) == ({}, {})
+
+
+async def test_what_others_have_named_like_copies_of_ours_is_left_alone(node: MemoryDaemon) -> None:
+    await deploy(node, V1)
+    label = {"sidegate.app": "shop"}
+    strangers = {
+        name: node.engine.run(name, labels=labels).id
+        for name, labels in (
+            ("sidegate-shop-1.sidegate-old", label),
+            ("sidegate-shop-2.sidegate-next", label),
+            ("sidegate-shop-2.sidegate-old", {}),
+        )
+    }
+    await node.settled()
+    before = {c.id for c in containers(node).values()}
+    calls = len(node.workloads.calls)
+    with pytest.raises(RolloutFailedError, match=r"there is a container sidegate-shop-1\.sidegate-old already"):
+        await deploy(node, V2)
+    await node.settled()
+    assert {c.id for c in containers(node).values()} == before
+    assert {c.id for c in containers(node).values() if c.name in strangers} == set(strangers.values())
+    assert not any(call.startswith(("stop", "remove", "rename")) for call in node.workloads.calls[calls:])
+    assert node.rollouts.under_way("shop") == ""
+
+
+async def test_a_network_that_others_have_named_like_ours(node: MemoryDaemon) -> None:
+    node.engine.add_network("sidegate--shop", "192.168.7.0/24")
+    await node.settled()
+    with pytest.raises(RolloutFailedError, match=r"the network sidegate--shop was not made: .*not Sidegate's"):
+        await deploy(node, V1)
+    await node.settled()
+    assert containers(node) == {}
+    assert node.store.intent.deployments == {}
+
+
+async def test_a_name_that_means_nothing_to_us_keeps_nobody_busy(node: MemoryDaemon) -> None:
+    node.app("shop", 1)
+    node.engine.update(node.engine.container("shop-1").id, name="shop-1.sidegate-old.sidegate-next")
+    for _ in range(3):
+        await node.settled()
+    asked = 0
+    snapshots = node.workloads.snapshots
+
+    async def counted(names: Collection[str]) -> Mapping[str, Snapshot]:
+        nonlocal asked
+        asked += 1
+        return await snapshots(names)
+
+    node.workloads.snapshots = counted  # type: ignore[method-assign]
+    for _ in range(5):
+        await node.settled()
+    assert asked <= 1
+
+
+async def test_a_label_with_a_space_at_its_end(node: MemoryDaemon) -> None:
+    before = node.app("shop", 1, labels={"sidegate.app": "shop "}).id
+    await node.settled()
+    await redeploy(node, "shop-1")
+    assert node.engine.container("shop-1").id != before
+
+
+async def test_other_peoples_copies_that_are_in_the_way_are_named(node: MemoryDaemon) -> None:
+    node.app("shop", 1)
+    node.engine.run("shop-1.sidegate-old", labels={})
+    await node.settled()
+    with pytest.raises(RolloutFailedError, match=r"there is a container shop-1\.sidegate-old already"):
+        await redeploy(node, "shop-1")
+    assert sorted(containers(node)) == ["shop-1", "shop-1.sidegate-old"]
+
+
+async def test_a_rollout_of_an_app_that_is_forgotten_is_said_to_have_failed(node: MemoryDaemon) -> None:
+    before = node.app("shop", 1).id
+    await node.settled()
+    node.deaf.add("8080")
+    rollout = asyncio.create_task(redeploy(node, "shop-1"))
+    await until("it waits", lambda: "0 of 1" in node.rollouts.under_way("shop"))
+    await node.store.forget_app("shop")
+    with pytest.raises(RolloutFailedError, match="was removed meanwhile"):
+        await rollout
+    assert [c.id for c in containers(node).values()] == [before]
+
+
+async def test_a_purge_while_something_begins_by_itself(node: MemoryDaemon) -> None:
+    """The daemon goes on: it has the purge to finish."""
+    await deploy(node, V1)
+    beginning, begun = asyncio.Event(), asyncio.Event()
+    begin_rollout = node.store.begin_rollout
+
+    async def slow(app: str, rollout: Rollout, *, asked: bool = True) -> Intent:
+        beginning.set()
+        await begun.wait()
+        return await begin_rollout(app, rollout, asked=asked)
+
+    node.store.begin_rollout = slow  # type: ignore[method-assign]
+    node.engine.remove(node.engine.container("sidegate-shop-1").id)
+    await beginning.wait()
+    await node.rollouts.remove_all()
+    begun.set()
+    await until("it is in the store", lambda: node.store.intent.rollouts)
+    assert sorted(c.name for c in node.engine_containers()) == []
+    node.rollouts.resume()
+    await until("it goes on", lambda: sorted(containers(node)) == ["sidegate-shop-1", "sidegate-shop-2"])
 
 
 async def test_watchers_may_leave_and_others_come(node: MemoryDaemon) -> None:

@@ -67,7 +67,7 @@ async def ask(address: str, port: int, path: str, host: str, seconds: float = 2.
     except (OSError, ValueError) as error:  # ValueError: a line without an end
         return f"{path} cannot be asked: {getattr(error, 'strerror', None) or error}"
     words = line.split(maxsplit=2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
+    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not (words[1].isdigit() and len(words[1]) == 3):
         return f"{path} answered something that is not HTTP" if line else f"{path} was not answered"
     return "" if 200 <= int(words[1]) < 400 else f"{path} answered {int(words[1])}"
 

@@ -128,14 +128,18 @@ class BuildVerbs:
             parts.append("\n".join(["its last lines:", *(f"  {line}" for line in said)]))
         if name := builds.looked_up([*log.failed_lookups, error], known, given):
             parts.append(self._explanation(app, name, order.arguments, given.get(name, ())))
-        elif f"({FROM}" in log.step:
-            words = log.step.partition(FROM)[2].rstrip(")").split()
-            image = next(word for word in words if not word.startswith("--"))
+        elif image := _base_image(log.step):
             parts.append(
                 f"{image} is not on this node and was not to be had: `docker pull {image}` where there is a network, "
                 "`docker load` where there is none"
             )
         return "\n".join(parts)
+
+
+def _base_image(step: str) -> str:
+    """The image of a FROM; empty for any other step."""
+    words = step.partition(f"({FROM}")[2].rstrip(")").split()
+    return next((word for word in words if not word.startswith("--")), "")
 
 
 def _decoded(text: str) -> dict[str, str]:

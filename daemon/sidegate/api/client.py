@@ -25,6 +25,7 @@ T = TypeVar("T")
 SECONDS = 90.0  # a verb may wait for two passes of 30 s and for a login
 DEFAULT_PATH = Path("/run/sidegate/control.sock")
 RETRY_SECONDS = 0.01
+TARGET_LINE_MOST = 1 << 17  # bytes of a path and its query: a build's arguments travel there
 SOCKET_NAME = "control.sock"
 PROBLEM_TYPE = "application/problem+json"
 NDJSON = "application/x-ndjson"
@@ -217,7 +218,12 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _target(path: str, query: Mapping[str, str] | None) -> str:
-    return path + ("?" + urllib.parse.urlencode(query) if query else "")
+    """Raises InvalidInputError for one that the daemon would not take."""
+    target = path + ("?" + urllib.parse.urlencode(query) if query else "")
+    if len(target) > TARGET_LINE_MOST:
+        names = ", ".join(query or ())
+        raise InvalidInputError(f"what was given is too long for one call: {names} may have 128 KiB, percent-encoded")
+    return target
 
 
 def _reply(payload: bytes, result: type[T]) -> Reply[T]:

@@ -65,8 +65,11 @@ class ConnectionVerbs:
         app, target = self._sort(request.app, request.target)
         pair = Pair.of(app, target)
         self._check_new(pair, app, ())
+        known = self.world.intent.databases.get(target)
         variables = await self._variables(app, target, request) if request.env else ()
         async with self.world.writing:
+            if request.env and self.world.intent.databases.get(target) != known:  # such as its password, just now
+                variables = await self._variables(app, target, request)
             self._check_new(pair, app, variables)
             self._check_room(pair)
             await self.world.store.add_connection(pair, app, variables)

@@ -11,7 +11,7 @@ from sidegate.api.names import require_database
 from sidegate.api.world import World
 from sidegate.core.desired import exposures
 from sidegate.core.model import DATABASE_PORT, DatabaseDetails
-from sidegate.errors import FixedPortError, InvalidInputError, NotFoundError
+from sidegate.errors import FixedPortError, InvalidInputError, NotFoundError, RefusedError
 
 CHECKS_AT_ONCE = 32
 
@@ -57,7 +57,7 @@ class DatabaseVerbs:
     async def set(self, name: str, request: schemas.DatabaseRequest) -> schemas.DatabaseView:
         """Say what is known of a database's login; parts that are None stay as they are.
 
-        Raises FixedPortError, NotFoundError, InvalidInputError, StoreError.
+        Raises FixedPortError, NotFoundError, InvalidInputError, RefusedError, StoreError.
         """
         if request.port not in (None, DATABASE_PORT):
             raise FixedPortError
@@ -73,13 +73,24 @@ class DatabaseVerbs:
             if "\0" in value or (part in ("user", "schema") and not value.isprintable()):
                 raise InvalidInputError(f"the {part.replace('_', ' ')} holds characters that no login can have")
         if parts:
+            _, login = await known_login(self.world, name)
             async with self.world.writing:
+                if parts.keys() & {"user", "password"} == {"user"} and parts["user"] != login.user:
+                    self._check_nothing_under_way(name)
                 given = self.world.intent.databases.get(name, DatabaseDetails())
                 if "password" in parts and name in self.world.intent.passwords:
                     with contextlib.suppress(NotFoundError):  # a change that nobody knows the end of: this is its end
                         await self.world.store.end_password(name, None)
                 await self.world.store.set_database_details(name, replace(given, **parts))
         return await self.show(name)
+
+    def _check_nothing_under_way(self, name: str) -> None:
+        """Raise RefusedError where it would go on with another user's password."""
+        if name in self.world.intent.passwords:
+            raise RefusedError(
+                f"a change of the password of {name} is under way, for its present user: wait, or end it by giving "
+                "the other user's password too (--password-stdin)"
+            )
 
     async def credentials(self, name: str) -> schemas.Credentials:
         """The login with its secrets, for both ways in, and whether it works. Raises NotFoundError."""

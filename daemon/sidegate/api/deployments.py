@@ -27,7 +27,7 @@ from sidegate.core.labels import DEFAULT_APP_PORT, App
 from sidegate.core.model import Container, Deployment, Intent, Pair, Rollout, Variable, check_name
 from sidegate.core.options import check_options
 from sidegate.core.reconcile import pool_exhausted
-from sidegate.core.rollout import base_name
+from sidegate.core.rollout import ALIVE, base_name
 from sidegate.core.subnets import free_subnets
 from sidegate.core.workloads import ImageInfo
 from sidegate.errors import (
@@ -39,6 +39,7 @@ from sidegate.errors import (
     PoolExhaustedError,
     RefusedError,
     RolloutFailedError,
+    SidegateError,
 )
 
 
@@ -100,8 +101,11 @@ class DeploymentVerbs:
             )
         try:
             await self._carry_out(app, progress)
-        except RolloutFailedError:
-            await self._take_back(app, kept, variables, options, domains)
+        except RolloutFailedError as failed:
+            try:
+                await self._take_back(app, kept, variables, options, domains)
+            except SidegateError as error:
+                raise RolloutFailedError(f"{failed}\nNot all that was said with it was taken back: {error}") from failed
             raise
         return self.apps.view(app, self._deployed(app, deployment))
 
@@ -110,19 +114,21 @@ class DeploymentVerbs:
         runs them. Raises NotFoundError, RefusedError, RolloutFailedError."""
         await require_app(self.world, app)
         await self._ready(app)
-        containers = self._theirs(app) or self._own(app)
-        deployment = self.world.intent.deployments.get(app)
-        if deployment is not None:
-            containers = self._own(app)
-        elif not containers:
-            raise RefusedError(f"{app} has no container to redeploy: start one, or `sidegate app deploy {app}`")
-        else:
+        containers = self._own(app)
+        notes: list[str] = []
+        if app not in self.world.intent.deployments:
+            theirs = self._theirs(app)
+            if not theirs:
+                raise RefusedError(f"{app} has no container to redeploy: start one, or `sidegate app deploy {app}`")
+            # One that has done its work, such as a migration, is not begun anew.
+            containers = tuple(c for c in theirs if c.state in ALIVE) or theirs
             await self._check_copies(containers)
+            notes = [f"{c.name} does not run, and stays as it is" for c in theirs if c not in containers]
         async with self.world.writing:
             self._refuse_while_under_way(app)
             await self.world.store.begin_rollout(app, self._rollout(app, (c.id for c in containers)))
         await self._carry_out(app, progress)
-        return self.apps.view(app)
+        return self.apps.view(app, notes)
 
     async def port(self, app: str, port: int, progress: Progress = unheard) -> schemas.AppView:
         """The PORT that an app's containers are given. One that Sidegate runs is rolled at once, traffic follows; one
@@ -250,6 +256,8 @@ class DeploymentVerbs:
         try:
             return await workloads.image(reference)
         except NotFoundError as missing:
+            if reference.startswith("sha256:"):
+                raise  # an id names nothing that could be fetched
             progress(f"fetching {reference}, which this node does not have")
             try:
                 await workloads.pull(reference, progress)

@@ -6,6 +6,7 @@ Never decides anything: it decodes, calls the command, encodes, and writes to th
 import asyncio
 import contextlib
 import functools
+import logging
 import pwd
 import socket
 import struct
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import http, web
 
 from sidegate.api import openapi
 from sidegate.api.calls import CALLS, Asked, Call, Text
+from sidegate.api.client import TARGET_LINE_MOST
 from sidegate.api.commands import Commands
 from sidegate.api.listener import BACKLOG, listen
 from sidegate.api.problems import BODY_MOST, problem_document
@@ -31,7 +33,6 @@ from sidegate.log import get_logger
 
 BODY_SECONDS = 30.0
 AUDIT_SECONDS = 5.0
-TARGET_LINE_MOST = 1 << 17  # bytes: a build's arguments travel in the query
 TARGET_MOST = 100  # characters of a target in the audit trail: callers choose them
 STOP_SECONDS = 10.0
 
@@ -78,7 +79,11 @@ async def serve(commands: Commands, path: Path, group: str = "sidegate") -> Asyn
     Raises AlreadyRunningError when another daemon answers there, SidegateError when the socket cannot be made.
     """
     runner = web.AppRunner(
-        application(commands), access_log=None, shutdown_timeout=STOP_SECONDS, max_line_size=TARGET_LINE_MOST
+        application(commands),
+        access_log=None,
+        logger=_server_log(),
+        shutdown_timeout=STOP_SECONDS,
+        max_line_size=TARGET_LINE_MOST,
     )
     await runner.setup()
     protocols = runner.server
@@ -97,6 +102,17 @@ async def serve(commands: Commands, path: Path, group: str = "sidegate") -> Asyn
             server.close()
     finally:
         await runner.cleanup()
+
+
+def _server_log() -> logging.Logger:
+    """aiohttp's own log, less what callers send that is no HTTP: it quotes that, and a part may be a secret."""
+    server_log = logging.getLogger("aiohttp.server")
+    server_log.addFilter(_is_ours)
+    return server_log
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], http.HttpProcessingError))
 
 
 def application(commands: Commands) -> web.Application:

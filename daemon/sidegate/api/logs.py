@@ -42,16 +42,19 @@ class LogVerbs:
 
     async def _follow(self, app: str, tail: int, progress: Progress, workloads: Workloads) -> schemas.Logs:
         seen: dict[str, str] = {}
+        ended: dict[str, float] = {}
 
-        async def follow(container: Container, lines: int, prefix: str) -> None:
+        async def follow(container: Container, lines: int, prefix: str, since: float = 0.0) -> None:
             try:
-                async with aclosing(workloads.follow(container.id, lines)) as found:
+                async with aclosing(workloads.follow(container.id, lines, since)) as found:
                     async for line in found:
                         progress(prefix + line.text)
             except NotFoundError:
                 pass  # it has gone meanwhile
             except SidegateError as error:
                 progress(f"{container.name}: cannot be followed any more: {error}")
+            else:
+                ended[container.id] = self.world.wall()
 
         async with asyncio.TaskGroup() as group:
             while True:
@@ -62,5 +65,8 @@ class LogVerbs:
                         # One that has come since is followed from its first line.
                         lines = MOST_LINES if seen and container.id not in seen else tail
                         group.create_task(follow(container, lines, prefix))
+                    elif container.running and (since := ended.pop(container.id, 0.0)):
+                        prefix = f"{container.name} | " if len(seen) > 1 else ""
+                        group.create_task(follow(container, MOST_LINES, prefix, since))  # it was begun anew
                 seen |= {container.id: container.name for container in containers}
                 await asyncio.sleep(LOOK_SECONDS)

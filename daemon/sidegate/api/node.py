@@ -85,10 +85,10 @@ class NodeVerbs:
         await world.seen()
         intent = world.intent
         networks = sorted(n.name for n in world.state.networks if is_ours(n, rules))
-        await remove_containers(world)
         try:
             if world.rollouts is not None:
                 await world.rollouts.remove_all()
+            await remove_containers(world)
             await self._remove_networks()
             await world.store.purge()
         except SidegateError:

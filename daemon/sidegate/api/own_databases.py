@@ -47,6 +47,9 @@ class OwnDatabaseVerbs:
             raise RefusedError(f"there is {kind} {name} already: choose another name")
         workloads, volumes = self._engine_calls()
         volume = volume_name(name, self.world.loop.rules)
+        container = container_name(name, self.world.loop.rules)
+        if await workloads.snapshots([container]):  # what fails from here on is undone: by its name it would go
+            raise RefusedError(f"there is a container {container} already, and it is not {name}: remove or rename it")
         await _check_volume(volumes, volume, name, wanted=asked.existing_volume)
         image_name = asked.image or engine.image
         image = await _image(workloads, image_name, progress)
@@ -71,7 +74,7 @@ class OwnDatabaseVerbs:
             database=name,
             engine=engine.name,
             image=image_name,
-            container=container_name(name, self.world.loop.rules),
+            container=container,
             volume=volume,
             user=details.user,
             password=details.password if asked.password is None else None,

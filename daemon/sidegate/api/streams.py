@@ -20,6 +20,7 @@ NDJSON = "application/x-ndjson"
 SILENT_SECONDS = 10.0
 LOOK_SECONDS = 0.5  # between two looks whether the caller is still there
 PENDING_MOST = 10_000  # lines that a slow reader may leave lying; then the oldest go, and he is told how many
+PENDING_SIZE_MOST = 1 << 22  # characters, likewise
 
 
 class AbandonedError(SidegateError):
@@ -67,6 +68,7 @@ class Teller:
         self._problem = problem
         self._wanted = wanted(request)
         self._pending: deque[str] = deque()
+        self._size = 0  # of what is pending
         self._dropped = 0
         self._news = asyncio.Event()
         self._response: web.StreamResponse | None = None
@@ -76,10 +78,11 @@ class Teller:
         """Have a line told, soon; on the event loop's thread."""
         if not self._wanted or self._deaf:
             return
-        if len(self._pending) >= PENDING_MOST:
-            self._pending.popleft()
-            self._dropped += 1
         self._pending.append(text)
+        self._size += len(text)
+        while len(self._pending) > PENDING_MOST or self._size > max(PENDING_SIZE_MOST, len(text)):
+            self._size -= len(self._pending.popleft())
+            self._dropped += 1
         self._news.set()
 
     async def accompany(self, verb: Coroutine[Any, Any, Any], *, attended: bool) -> Any:
@@ -138,7 +141,7 @@ class Teller:
         if self._dropped:
             lines.insert(0, {"progress": f"… {self._dropped} lines are left out: they were not read in time"})
         self._pending.clear()
-        self._dropped = 0
+        self._size = self._dropped = 0
         if not lines and beat:
             lines = [{}]
         await self._write(*lines)

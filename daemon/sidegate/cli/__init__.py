@@ -4,6 +4,8 @@ Each verb parses, calls, prints. Exit status: 0 done, 1 failed, 2 usage, 3 daemo
 5 refused.
 """
 
+import os
+import sys
 from pathlib import Path
 
 import click
@@ -11,6 +13,7 @@ import click
 from sidegate import __version__
 from sidegate.cli import apps, builds, certificates, connections, databases, deployments, env, external, node
 from sidegate.cli.session import common
+from sidegate.cli.tables import printable
 from sidegate.errors import SidegateError
 
 
@@ -21,7 +24,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except SidegateError as error:
-            click.echo(f"sidegate: {error}", err=True)
+            click.echo(f"sidegate: {printable(str(error))}", err=True)  # it may quote what a stranger's program wrote
             ctx.exit(error.exit_status)
         except UnicodeError:
             raise click.UsageError("what was given is not UTF-8 text") from None
@@ -73,4 +76,7 @@ for module in (node, apps, deployments, env, builds, databases, connections, ext
 
 def main() -> None:
     """The console script."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  # as long as the process
     sidegate(prog_name="sidegate")

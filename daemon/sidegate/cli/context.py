@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +34,11 @@ class Context:
     def of(cls, root: Path, dockerfile: str = "") -> "Context":
         """Look at a directory. `dockerfile` is relative to where we are (as `docker build --file` is), else to `root`;
         it may lie outside of it. Raises InvalidInputError when there is nothing to build from."""
-        if not root.is_dir():
+        if not _looked_at(root, Path.is_dir):
             raise InvalidInputError(f"{root} is not a directory: give the one with the Dockerfile")
-        given = Path(dockerfile) if dockerfile and Path(dockerfile).is_file() else root / (dockerfile or "Dockerfile")
-        if not given.is_file():
+        here = dockerfile and _looked_at(Path(dockerfile), Path.is_file)
+        given = Path(dockerfile) if here else root / (dockerfile or "Dockerfile")
+        if not _looked_at(given, Path.is_file):
             hint = "" if dockerfile else ": name it with --file"
             raise InvalidInputError(f"there is no {given}{hint}")
         try:
@@ -59,28 +60,25 @@ class Context:
     def pieces(self) -> Iterator[bytes]:
         """The archive, in pieces. Raises InvalidInputError for a file that cannot be read."""
         with tarfile.open(fileobj=io.BytesIO(), mode="w") as scratch:  # it knows how to describe files
-            for path in self._paths(self.root, ""):
+            for path in self._paths():
                 if self._foreign and path in (IGNORE_FILE, FOREIGN_DOCKERFILE):
                     continue
                 yield from self._member(scratch, path)
         if self._foreign:
-            yield from _text(FOREIGN_DOCKERFILE, self._foreign.read_bytes())
+            yield from _text(FOREIGN_DOCKERFILE, _read(self._foreign))
             yield from _text(IGNORE_FILE, f"{self._ignored}\n{IGNORE_FILE}\n{FOREIGN_DOCKERFILE}\n".encode())
         yield bytes(2 * RECORD)
 
-    def _paths(self, directory: Path, prefix: str) -> Iterator[str]:
+    def _paths(self) -> Iterator[str]:
         """What belongs in, relative to the context, parents first and in the order of names."""
-        try:
-            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-        except OSError as error:
-            raise InvalidInputError(f"{directory} cannot be read: {error.strerror}") from None
-        for entry in entries:
-            path = prefix + entry.name
+        pending = _entries(self.root, "")
+        while pending:  # no recursion: directories may lie deeper in each other than calls may
+            path, entry = pending.pop()
             out = self._ignore.leaves_out(path)
             if not out:
                 yield path
             if entry.is_dir(follow_symlinks=False) and (not out or self._ignore.may_bring_back_below(path)):
-                yield from self._paths(Path(entry.path), f"{path}/")
+                pending += _entries(Path(entry.path), f"{path}/")
 
     def _member(self, scratch: tarfile.TarFile, path: str) -> Iterator[bytes]:
         full = self.root / path
@@ -101,6 +99,30 @@ class Context:
             raise InvalidInputError(f"{full} became shorter while it was sent") from None
         except OSError as error:
             raise InvalidInputError(f"{full} cannot be read: {error.strerror}; leave it out in .dockerignore") from None
+
+
+def _entries(directory: Path, prefix: str) -> list[tuple[str, os.DirEntry[str]]]:
+    """What is in a directory, each with its path in the context; the first in the order of names comes last."""
+    try:
+        found = [(prefix + entry.name, entry) for entry in os.scandir(directory)]
+    except OSError as error:
+        raise InvalidInputError(f"{directory} cannot be read: {error.strerror}") from None
+    return sorted(found, key=lambda pair: pair[0], reverse=True)
+
+
+def _looked_at(path: Path, kind: Callable[[Path], bool]) -> bool:
+    """What `kind` says of a path. Raises InvalidInputError where nobody lets us look."""
+    try:
+        return kind(path)
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _content(file: io.BufferedReader, size: int) -> Iterator[bytes]:

@@ -1,9 +1,11 @@
 """The verbs that make, replace and remove containers of apps: deploy, redeploy, port, domains, rm, logs."""
 
+import contextlib
 import os
 import shlex
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import click
 
@@ -24,7 +26,7 @@ from sidegate.cli.session import Session, common, complete_app, confirm, pass_se
 @click.option("--domain", "domains", multiple=True, metavar="DOMAIN", help="Where it answers, beside its own name.")
 @click.option("--health", metavar="PATH", help="A path that answers 2xx or 3xx while a replica is well; off.")
 @click.option("--env", "given", multiple=True, metavar="KEY=VALUE", help="A variable for run time, kept for later.")
-@click.option("--env-file", type=click.File("r", encoding="utf-8"), metavar="FILE", help="More of them; - reads stdin.")
+@click.option("--env-file", type=click.File("rb"), metavar="FILE", help="More of them; - reads stdin.")
 @click.option("--command", metavar="WORDS", help="What to run instead of the image's own; '' for that again.")
 @common
 @pass_session
@@ -37,7 +39,7 @@ def app_deploy(
     domains: tuple[str, ...],
     health: str | None,
     given: tuple[str, ...],
-    env_file: TextIO | None,
+    env_file: BinaryIO | None,
     command: str | None,
 ) -> None:
     """Run an app, or run it anew with another image. New replicas start, become healthy and take over; then the old
@@ -68,11 +70,22 @@ def app_deploy(
         health=health,
         command=words,
         variables=_variables(given),
-        dotenv=env_file.read() if env_file else None,
+        dotenv=env_file.read().decode() if env_file else None,
     )
     path = f"/v1/apps/{quote(name)}/deployment"
-    reply = session.stream("PUT", path, schemas.AppView, body=body, doing=f"deploying {name}")
+    with _goes_on(name):
+        reply = session.stream("PUT", path, schemas.AppView, body=body, doing=f"deploying {name}")
     session.show(reply, show_app)
+
+
+@contextlib.contextmanager
+def _goes_on(name: str) -> Iterator[None]:
+    """Who does not want to wait any longer is told that nothing has ended."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"sidegate: not waiting any longer; it goes on: see `sidegate app show {name}`", err=True)
+        raise SystemExit(130) from None
 
 
 def _variables(given: tuple[str, ...]) -> dict[str, str]:
@@ -102,7 +115,9 @@ def app_redeploy(session: Session, name: str) -> None:
       sidegate app redeploy shop
     """
     path = f"/v1/apps/{quote(name)}/rollouts"
-    session.show(session.stream("POST", path, schemas.AppView, doing=f"redeploying {name}"), show_app)
+    with _goes_on(name):
+        reply = session.stream("POST", path, schemas.AppView, doing=f"redeploying {name}")
+    session.show(reply, show_app)
 
 
 @app.command("port")
@@ -119,9 +134,9 @@ def app_port(session: Session, name: str, port: int) -> None:
       sidegate app port shop 3000
     """
     path, body = f"/v1/apps/{quote(name)}/port", schemas.PortRequest(port=port)
-    session.show(
-        session.stream("PUT", path, schemas.AppView, body=body, doing=f"changing the port of {name}"), show_app
-    )
+    with _goes_on(name):
+        reply = session.stream("PUT", path, schemas.AppView, body=body, doing=f"changing the port of {name}")
+    session.show(reply, show_app)
 
 
 @app.command("domains")
@@ -168,7 +183,9 @@ def app_rm(session: Session, name: str, yes: bool) -> None:
     """
     confirm(f"Remove {name}, with its variables, domains and connections?", yes)
     path = f"/v1/apps/{quote(name)}"
-    session.show(session.stream("DELETE", path, schemas.AppRemoved, doing=f"removing {name}"), _show_removed)
+    with _goes_on(name):
+        reply = session.stream("DELETE", path, schemas.AppRemoved, doing=f"removing {name}")
+    session.show(reply, _show_removed)
 
 
 def _show_removed(done: schemas.AppRemoved) -> None:

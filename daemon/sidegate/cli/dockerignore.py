@@ -5,6 +5,7 @@ Source: https://docs.docker.com/reference/dockerfile/#dockerignore-file; the rul
 
 import posixpath
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -62,7 +63,9 @@ def _parse(line: str) -> _Pattern | None:
     if not cleaned:  # "." or "/": for historical reasons it stands for nothing
         return None
     try:
-        return _Pattern(tuple(cleaned.split("/")), re.compile(_regex(cleaned), re.DOTALL), brings_back)
+        with warnings.catch_warnings():  # of what a later Python may read otherwise, such as [[]
+            warnings.simplefilter("ignore", FutureWarning)
+            return _Pattern(tuple(cleaned.split("/")), re.compile(_regex(cleaned), re.DOTALL), brings_back)
     except re.error:
         raise ValueError(f"{line.strip()!r} is not a pattern") from None
 

@@ -20,6 +20,8 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 PROGRESS_AFTER = 2.0  # seconds
 COMPLETION_SECONDS = 1.0
+ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+"""Control characters that JSON lets stand, and that a terminal would obey."""
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Session:
     def show(self, reply: Reply[T], table: Callable[[T], None]) -> None:
         """Print an answer: the daemon's own JSON, or what `table` makes of it."""
         if self.json:
-            click.echo(json.dumps(json.loads(reply.body), indent=2, ensure_ascii=False))
+            click.echo(json.dumps(json.loads(reply.body), indent=2, ensure_ascii=False).translate(ESCAPED))
         else:
             table(reply.value)
 

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 
 import click
@@ -65,11 +66,20 @@ class Telling:
             return
         passed = f"  {ago(time.monotonic() - self._began)}"
         room = max(_columns() - len(passed) - 1, 10)
-        self._write(f"{CLEAR}{self._status.splitlines()[0][:room] if self._status else ''}{passed}")
+        self._write(f"{CLEAR}{_fitted(self._status.splitlines()[0], room) if self._status else ''}{passed}")
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads standard error any more: what was asked for still counts
             click.echo(text, nl=False, err=True)
+
+
+def _fitted(text: str, room: int) -> str:
+    """As much of `text` as has `room` columns; some characters take two (Unicode's annex 11)."""
+    for place, character in enumerate(text):
+        room -= 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if room < 0:
+            return text[:place]
+    return text
 
 
 def _columns() -> int:

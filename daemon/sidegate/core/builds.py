@@ -7,6 +7,7 @@ where a variable gives it an internal host, and after it failed, where its log s
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from sidegate.core.model import External, Variable
 from sidegate.errors import InvalidInputError
@@ -31,8 +32,11 @@ STEP = re.compile(r"Step (\d+)/(\d+) : (.+)")
 OWN_WORDS = re.compile(r" ---> |Removing intermediate container |\[Warning\] One or more build-args")
 """What the engine says between the output of steps."""
 
-ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-"""What terminals obey. Source: ECMA-48, 5.4 (CSI) and 8.3.89 (OSC, which xterm ends with BEL)."""
+ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]+[0-~]|[0-Z\\^-~])|\x9b[0-?]*[ -/]*[@-~]"
+)
+"""What terminals obey. Source: ECMA-48, 5.4 (CSI) and 8.3.89 (OSC, which xterm ends with BEL); ECMA-35, 13.2 (others,
+such as the choice of a character set)."""
 
 LOOKUP_FAILED = re.compile(
     "|".join(
@@ -113,12 +117,13 @@ class BuildLog:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         hidden = {line for value in secrets for line in value.splitlines() if len(line) >= MASKED_LEAST}
+        hidden |= {quote(line, safe="") for line in hidden}  # as URLs have them
         self._secrets = sorted(hidden, key=len, reverse=True)
         self._rest = ""
         self.step = ""
         """The step that it is at, as "2/5 (RUN make)"; empty before the first."""
         self.failed_lookups: list[str] = []
-        """Lines that say that a name was not found."""
+        """Lines that say that a name was not found, secrets included: a URL that is one may be what names the host."""
         self.last: list[str] = []
         """The last LAST_LINES of the step that it is at."""
 
@@ -140,12 +145,13 @@ class BuildLog:
         return self.feed("\n") if self._rest else []
 
     def _take(self, raw: str) -> str:
-        line = self.hide(ESCAPES.sub("", raw.rstrip("\r").rpartition("\r")[2]).expandtabs().rstrip())
+        clear = ESCAPES.sub("", raw.rstrip("\r").rpartition("\r")[2]).expandtabs().rstrip()
+        line = self.hide(clear)
         if found := STEP.fullmatch(line):
             self.step, self.last = f"{found[1]}/{found[2]} ({found[3]})", []
         elif line and not OWN_WORDS.match(line):
-            if len(self.failed_lookups) < LOOKUPS_MOST and LOOKUP_FAILED.search(line):
-                self.failed_lookups.append(line)
+            if len(self.failed_lookups) < LOOKUPS_MOST and LOOKUP_FAILED.search(clear):
+                self.failed_lookups.append(clear)
             self.last = [*self.last[1 - LAST_LINES :], line]
         return line
 

@@ -16,6 +16,7 @@ from sidegate.core.workloads import ContainerSpec
 from sidegate.errors import InvalidInputError, RefusedError
 
 MOST_REPLICAS = 16
+LONGEST_IMAGE = 512  # characters; 255 of a name, 128 of a tag and a digest are the most that an engine takes
 
 # The grammar of references: https://github.com/distribution/reference/blob/main/reference.go
 _HOST = r"(?:(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?\.)*[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?::[0-9]+)?/)?"
@@ -81,7 +82,8 @@ def due(app: App, intent: Intent, rules: Rules) -> str:
     if app.name in intent.rollouts:
         return "its containers are being replaced"
     names = {replica.container.name for replica in app.replicas}
-    if left := sorted(name for name in names if name != base_name(name)):
+    ours = [r.container.name for r in app.replicas if app.name not in intent.deployments or is_own(r.container)]
+    if left := sorted(name for name in ours if name != base_name(name)):
         return f"{', '.join(left)} is left of an earlier rollout"
     if app.name not in intent.deployments:
         return ""
@@ -129,6 +131,8 @@ def with_standing(
 
 def check_image(reference: str) -> str:
     """Return an image's reference. Raises InvalidInputError."""
+    if len(reference) > LONGEST_IMAGE:
+        raise InvalidInputError(f"{reference[:40]!r}… is not an image: it has {len(reference)} characters")
     if _REFERENCE.fullmatch(reference) or _IMAGE_ID.fullmatch(reference):
         return reference
     hint = ""

@@ -80,8 +80,9 @@ def home_network(database: str, rules: Rules) -> str:
 
 
 def app_network(app: str, rules: Rules) -> str:
-    """The network of the containers that Sidegate makes of an app; they have it to themselves."""
-    return f"{rules.instance}-app--{app}"
+    """The network of the containers that Sidegate makes of an app; they have it to themselves. No connection's
+    is called so, not even that of an app named app."""
+    return f"{rules.instance}--{app}"
 
 
 def aliases(name: str) -> frozenset[str]:

@@ -15,6 +15,7 @@ SINGLE = re.compile(r"'([^']*)'")
 DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 REST = re.compile(r"[ \t\r]*(?:[ \t]#[^\n]*)?(?:\n|\Z)")
 COMMENT = re.compile(r"(?:^|[ \t])#")
+LATER_COMMENT = re.compile(r"[ \t]#")
 EMPTY = re.compile(r"(?:[ \t\r]*(?:#[^\n]*)?\n)*[ \t\r]*(?:#[^\n]*\Z)?")
 ESCAPE = re.compile(r'\\([nrt"$`\\])')
 ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
@@ -52,7 +53,7 @@ def _assignment(text: str, start: int, line: int) -> tuple[str, str, int]:
     if quote not in ("'", '"'):
         end = text.find("\n", position)
         plain = text[position:] if end < 0 else text[position:end]
-        if comment := COMMENT.search(plain):
+        if comment := (COMMENT if begin[0][-1] in " \t" else LATER_COMMENT).search(plain):
             plain = plain[: comment.start()]
         return key, plain.rstrip(" \t\r"), len(text) if end < 0 else end + 1
     quoted = (SINGLE if quote == "'" else DOUBLE).match(text, position)

@@ -34,7 +34,11 @@ def environment(present: Mapping[str, str], app: str, intent: Intent) -> dict[st
 
 
 def stale_keys(container: Container, app: str, intent: Intent) -> tuple[str, ...]:
-    """Keys of a container's environment that are not as they would be if it were made now, sorted (B5)."""
-    wanted = environment(container.env, app, intent)
+    """Keys of a container's environment that are not as they would be if it were made now, sorted (B5).
+
+    What is taken from it, it has from its image again where that has a value of its own.
+    """
+    inherited = {key: value for key, value in container.image_env.items() if key in container.env}
+    wanted = inherited | environment(container.env, app, intent)
     keys = container.env.keys() | wanted.keys()
     return tuple(sorted(key for key in keys if container.env.get(key) != wanted.get(key)))

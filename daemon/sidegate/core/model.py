@@ -73,6 +73,7 @@ class Container:
     image: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     image_labels: Mapping[str, str] = field(default_factory=dict)
+    image_env: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     state: str = "running"
     health: str = ""

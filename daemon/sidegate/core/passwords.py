@@ -4,6 +4,7 @@ Nothing here prints a password: errors name rules, never what was given.
 """
 
 import json
+import re
 import secrets
 import string
 import unicodedata
@@ -34,6 +35,12 @@ _RULES: tuple[tuple[str, Callable[[str], bool]], ...] = (
         (SPECIALS + TYPOGRAPHIC_QUOTES).__contains__,
     ),
 )
+_URL = re.compile(
+    rf"(?P<scheme>(?:{'|'.join(sorted({e.scheme for e in DATABASE_ENGINES.values()}))})://)"
+    r"(?:(?P<user>[^:@]*)(?::[^@]*)?@)?"
+)
+"""The beginning of a database's URL, as far as its host; user and password are percent-encoded."""
+
 _REFUSED_CATEGORIES = {
     "Cc": "control character",
     "Cs": "half of a surrogate pair",
@@ -110,26 +117,34 @@ def updated_variables(
 ) -> dict[str, tuple[Variable, ...]]:
     """App -> the variables that a connection to `database` added and that hold a password, with the new one.
 
-    Such a variable is secret; it is the password, or the URL with it.
+    Such a variable is secret; it is the password, or the URL with it. An app whose URL names another user has that
+    one's password, which stays.
     """
-    engine, details = DATABASE_ENGINES[changed.engine], changed.details
+    details = changed.details
     found: dict[str, tuple[Variable, ...]] = {}
     for app, variables in env.items():
-        ours = (v for v in variables if v.source == f"connection:{database}" and v.secret)
-        renewed = ((v, replace(v, value=_renewed(v.value, engine, details))) for v in ours)
+        ours = [v for v in variables if v.source == f"connection:{database}" and v.secret]
+        if any(_user(v.value) not in (None, details.user) for v in ours):
+            continue
+        renewed = ((v, replace(v, value=_renewed(v.value, details.password))) for v in ours)
         if updates := tuple(after for before, after in renewed if after != before):
             found[app] = updates
     return found
 
 
-def _renewed(value: str, engine: DatabaseEngine, details: DatabaseDetails) -> str:
-    begin = f"{engine.scheme}://"
-    if not value.startswith(begin):
-        return details.password
-    login, at, rest = value.removeprefix(begin).partition("@")
-    if not at:
+def _user(value: str) -> str | None:
+    """Whom a URL logs in as; None where it does not say, or where this is none."""
+    url = _URL.match(value)
+    return None if url is None or url["user"] is None else unquote(url["user"])
+
+
+def _renewed(value: str, password: str) -> str:
+    url = _URL.match(value)
+    if url is None:
+        return password
+    if url["user"] is None:
         return value
-    return f"{begin}{login.partition(':')[0]}:{quote(details.password, safe='')}@{rest}"
+    return f"{url['scheme']}{url['user']}:{quote(password, safe='')}@{value[url.end() :]}"
 
 
 def holds(value: str, password: str) -> bool:

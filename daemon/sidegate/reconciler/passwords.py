@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from sidegate.core.model import PasswordChange
-from sidegate.core.passwords import PasswordChanged, updated_variables
+from sidegate.core.database_engines import DATABASE_ENGINES
+from sidegate.core.model import DatabaseDetails, PasswordChange
+from sidegate.core.passwords import PasswordChanged, updated_variables, with_password
 from sidegate.errors import LoginFailedError, NotFoundError, PasswordRefusedError, PasswordUncertainError, SidegateError
 from sidegate.reconciler.world import Databases, PasswordStore
 
@@ -55,8 +56,8 @@ class Passwords:
         self.redeploy: Callable[[str], Awaitable[object]] | None = None
         """Brings the containers of an app up to date, after a change whose caller is gone. Raises SidegateError."""
         self._redeploying: set[asyncio.Task[None]] = set()
-        # Those of an earlier daemon may be half done.
-        self._half_done = set(store.intent.passwords)
+        # Those of an earlier daemon may be half done. One that was given up says nothing of the next.
+        self._half_done = dict(store.intent.passwords)
         self._failed: dict[str, _Failed] = {}
         self._awaited: dict[str, asyncio.Future[PasswordChanged]] = {}
 
@@ -88,7 +89,7 @@ class Passwords:
                 self._pause(database, change, error, failed.times + 1 if failed else 1, began)
             self._tell(database, error)
             raise
-        self._half_done.discard(database)
+        self._half_done.pop(database, None)
         self._failed.pop(database, None)
         log.info("password changed", database=database, accounts=changed.accounts, sessions_ended=changed.ended)
         awaited = self._awaited.get(database)
@@ -98,24 +99,41 @@ class Passwords:
 
     async def _carry_out(self, database: str, change: PasswordChange) -> tuple[PasswordChanged, Collection[str]]:
         """Returns what came of it, and the apps whose variables followed."""
-        fresh = database not in self._half_done
-        self._half_done.add(database)  # also where this is cancelled on its way
+        fresh = self._half_done.get(database) != change
+        self._half_done[database] = change  # also where this is cancelled on its way
         try:
             changed = await self._databases.change_password(database, change.password, disconnect=change.disconnect)
         except PasswordUncertainError:
             raise
         except LoginFailedError as error:
             if fresh or isinstance(error, PasswordRefusedError):
-                self._half_done.discard(database)
+                self._half_done.pop(database, None)
                 await self._take_back(database)
             raise
-        updates = updated_variables(self._store.intent.env, changed, database) if change.update_env else {}
         try:
-            await self._store.end_password(database, changed.details, updates)
-        except NotFoundError:  # somebody said meanwhile what the password is
-            log.warning("a change of a password was overtaken", database=database)
-            return changed, ()
-        return changed, updates.keys()
+            return changed, await self._keep(database, change, changed, changed.details)
+        except NotFoundError:
+            return changed, await self._overtaken(database, change, changed)
+
+    async def _keep(
+        self, database: str, change: PasswordChange, changed: PasswordChanged, details: DatabaseDetails
+    ) -> Collection[str]:
+        updates = updated_variables(self._store.intent.env, changed, database) if change.update_env else {}
+        await self._store.end_password(database, details, updates)
+        return updates.keys()
+
+    async def _overtaken(self, database: str, change: PasswordChange, changed: PasswordChanged) -> Collection[str]:
+        """Somebody forgot the database meanwhile, or said what its password is: the new one was proved since, so for
+        the same user that one counts."""
+        log.warning("a change of a password was overtaken", database=database)
+        intent = self._store.intent
+        said = intent.databases.get(database)
+        if said is None or database in intent.passwords or said.user not in ("", changed.old.user):
+            return ()
+        await self._store.begin_password(database, change)
+        engine = DATABASE_ENGINES[changed.engine]
+        details = with_password(engine, changed.old, said, changed.details.password)
+        return await self._keep(database, change, changed, details)
 
     def _pause(self, database: str, change: PasswordChange, error: SidegateError, times: int, began: float) -> None:
         now = self._clock()

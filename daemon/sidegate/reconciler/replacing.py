@@ -14,9 +14,8 @@ import structlog
 from sidegate.core import deployments
 from sidegate.core.desired import app_network
 from sidegate.core.environment import environment
-from sidegate.core.labels import APP, RECREATE, App
-from sidegate.core.model import Deployment, Intent
-from sidegate.core.plan import NetworkAction
+from sidegate.core.labels import APP, RECREATE, REVISION, App
+from sidegate.core.model import Deployment, Intent, Rollout
 from sidegate.core.rollout import (
     NEXT,
     OLD,
@@ -80,7 +79,9 @@ class Replacing:
         self._loop, self._store, self._workloads = tools.loop, tools.store, tools.workloads
         self._say = say
         self._readiness = Readiness(app, tools.loop, tools.health, tools.listens, tools.ask)
+        self._rollout: Rollout | None = None
         self._names: set[str] = set()
+        self._strangers: set[str] = set()
         self._snapshots: Mapping[str, Snapshot] = {}
         self._made: set[str] = set()
         self._idle: set[str] = set()
@@ -106,8 +107,13 @@ class Replacing:
     async def _step(self) -> bool:
         """One look and what follows from it; whether there is more to do."""
         try:
-            going_forward = self._app in self._intent.rollouts
+            rollout = self._intent.rollouts.get(self._app)
+            if self._rollout and not rollout and not self._failure:
+                self._failure = RolloutFailedError(f"{self._app} was removed meanwhile, and this given up")
+            self._rollout, going_forward = rollout, rollout is not None
             now = await self._look()
+            if self._superseded():
+                return True
             if not going_forward:
                 self._loop.standing.forget(s.id for s in self._snapshots.values())
             decision = forward(now) if going_forward else back(now)
@@ -131,6 +137,10 @@ class Replacing:
             await self._try_again(error)
         return True
 
+    def _superseded(self) -> bool:
+        """Whether something else is asked for by now than what was looked at for."""
+        return self._intent.rollouts.get(self._app) != self._rollout
+
     @property
     def _intent(self) -> Intent:
         return self._store.intent
@@ -150,7 +160,12 @@ class Replacing:
         for name in self._names - slots.keys():  # no pass has seen its containers under their names of now
             slots[name] = not own
         found = await self._workloads.snapshots([n + suffix for n in self._names for suffix in ("", NEXT, OLD)])
-        self._snapshots = {name: snapshot for name, snapshot in found.items() if snapshot.labels.get(APP) == self._app}
+        self._snapshots = {
+            name: snapshot
+            for name, snapshot in found.items()
+            if snapshot.labels.get(APP, "").strip() == self._app and (not own or REVISION in snapshot.labels)
+        }
+        self._strangers = found.keys() - self._snapshots.keys()
         if not own:  # of other people's what is gone is gone
             slots = dict.fromkeys(map(base_name, self._snapshots), True)
         rollout = self._intent.rollouts.get(self._app)
@@ -258,6 +273,8 @@ class Replacing:
                 await self._workloads.remove(step.id)
 
     async def _create(self, step: Create) -> str:
+        if taken := next((name for name in (step.slot, step.slot + OLD) if name in self._strangers), ""):
+            raise EngineError(f"there is a container {taken} already, which is not one of {self._app}'s: rename it")
         if self._deployment is None:
             present = self._snapshots.get(step.slot) or self._snapshots.get(step.slot + OLD)
             if present is None:
@@ -265,21 +282,12 @@ class Replacing:
             await self._workloads.check(present)
             return await self._workloads.copy(present, step.name, environment(present.env, self._app, self._intent))
         network = app_network(self._app, self._loop.rules)
-        if not any(n.name == network for n in self._loop.last.state.networks):
+        if telling.network_fault(self._loop.last, network, self._loop.rules):
             await self._settle()
-            self._check_network(network)
+            if why := telling.network_fault(self._loop.last, network, self._loop.rules):
+                raise EngineError(f"the network {network} was not made: {why}")
         spec = deployments.spec(self._app, self._intent, self._loop.rules, network)
         return await self._workloads.create(spec, step.name)
-
-    def _check_network(self, network: str) -> None:
-        last = self._loop.last
-        if any(n.name == network for n in last.state.networks):
-            return
-        failures = (f for f in last.failures if isinstance(f.action, NetworkAction) and f.action.network == network)
-        why = next((str(f.error) for f in failures), "") or next(
-            (p.text for p in last.problems if p.subject == network), last.engine_fault or "see `sidegate status`"
-        )
-        raise EngineError(f"the network {network} was not made: {why}")
 
     async def _let_go(self, container_id: str) -> None:
         """Until nothing of ours is connected to it any more, or it has had its time."""
@@ -320,22 +328,24 @@ class Replacing:
         rollout, deployment = self._intent.rollouts[self._app], self._deployment
         if deployment and not deployment.replicas and rollout.before:
             await self._write(self._store.forget_app(self._app))
+            self._failure = None  # of what it was before it was to go
         else:
             nothing = deployment is not None and not deployment.replicas
             if rollout.health and not nothing:
                 await self._store.set_app(self._app, None, {"health": rollout.health})
-            await self._write(self._store.end_rollout(self._app, restore=nothing))
+            await self._write(self._store.end_rollout(self._app, rollout, restore=nothing))
+        self._rollout = None
         await self._settle()
 
     async def _fail(self, why: SidegateError) -> None:
         """Back to what was there before: from now on, also for a daemon that is started later."""
-        rollout, deployment = self._intent.rollouts.get(self._app), self._deployment
-        if rollout is None:
+        rollout, deployment = self._rollout, self._deployment
+        if rollout is None or self._superseded():
             return
         if deployment and rollout.before is None:  # the first one: what has come of it goes before it is forgotten
             await self._write(self._store.set_deployment(self._app, replace(deployment, replicas=0)))
         else:
-            await self._write(self._store.end_rollout(self._app, restore=True))
+            await self._write(self._store.end_rollout(self._app, rollout, restore=True))
         log.warning("rollout failed", app=self._app, error=str(why).partition("\n")[0])
         self._failure = self._failure or why
         self._waiting_since = None

@@ -11,7 +11,7 @@ import structlog
 from sidegate.core import deployments
 from sidegate.core.labels import App
 from sidegate.core.model import Rollout
-from sidegate.errors import SidegateError, StoreError
+from sidegate.errors import RefusedError, SidegateError, StoreError
 from sidegate.reconciler.replacing import Replacing, Tools
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
@@ -97,7 +97,13 @@ class Rollouts:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def remove_all(self) -> None:
-        """For a purge: every container that Sidegate has made of apps, at once, and no new ones."""
+        """For a purge: every container that Sidegate has made of apps, at once, and no new ones.
+
+        Raises RefusedError while containers of others are being replaced: nobody would be left to go on with them.
+        """
+        intent = self._tools.store.intent
+        if theirs := sorted({*self._under, *intent.rollouts} - intent.deployments.keys()):
+            raise RefusedError(f"the containers of {', '.join(theirs)} are being replaced: wait until that is done")
         self._stopping = True
         tasks = [under.task for under in self._under.values() if under.task]
         for task in tasks:
@@ -132,12 +138,12 @@ class Rollouts:
                 deployment = store.intent.deployments[name]
                 rollout = Rollout(self._wall(), deployment, store.intent.ports.get(name, 0))
                 try:
-                    await store.begin_rollout(name, rollout)
+                    await store.begin_rollout(name, rollout, asked=False)
                 except StoreError as error:
                     log.warning("cannot begin", app=name, error=str(error))
                     continue
             log.info("rollout", app=name, cause=why)
-            if name not in self._under:
+            if name not in self._under and not self._stopping:
                 self._begin(name)
 
     def _begin(self, app: str) -> _Under:
@@ -174,12 +180,17 @@ class Rollouts:
         if outcome is None:
             self._failures.pop(app, None)
             self._not_before.pop(app, None)
+            if not asked:  # what there was to do is done, or cannot be: either way there is time
+                self._rest(app, FIRST_PAUSE)
             return
         failures = self._failures[app] = self._failures.get(app, 0) + 1
         pause = min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE)
         if not asked and not self._stopping:
-            self._tools.loop.standing.troubles[app] = str(outcome)
+            self._tools.loop.standing.troubles[app] = str(outcome).removeprefix(f"{app}: ")
             self._tools.loop.wake()
+        self._rest(app, pause)
+
+    def _rest(self, app: str, pause: float) -> None:
         self._not_before[app] = self._tools.clock() + pause
         with contextlib.suppress(RuntimeError):  # no loop any more: it is ending
             asyncio.get_running_loop().call_later(pause, self._passed.set)

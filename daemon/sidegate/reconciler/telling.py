@@ -2,17 +2,21 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from sidegate.core.desired import is_ours
+from sidegate.core.model import Rules
+from sidegate.core.plan import NetworkAction
 from sidegate.core.rollout import Create, Decision, LetGo, Situation, Start, Step, Stop, base_name
 from sidegate.core.workloads import Snapshot
+from sidegate.reconciler.loop import Pass
 
 PATIENCE = 3
 """Restarts of a container by the engine, after which it is not going to come up."""
 
 _TEXTS = (
-    (Create, "making the new container {}"),
-    (Start, "starting the container {}"),
-    (LetGo, "container {} finishes what it has in hand"),
-    (Stop, "stopping container {}"),
+    (Create, "making the new container {}", "making the new containers {}"),
+    (Start, "starting the container {}", "starting the containers {}"),
+    (LetGo, "container {} finishes what it has in hand", "containers {} finish what they have in hand"),
+    (Stop, "stopping container {}", "stopping containers {}"),
 )
 
 
@@ -34,7 +38,7 @@ def why(snapshot: Snapshot, fault: str, seconds: float) -> str:
 
 def waiting(now: Situation, decision: Decision) -> str:
     """How many of the new ones are there."""
-    coming = [slot.next or slot.current for slot in now.slots if slot.wanted]
+    coming = [slot.next or slot.current for slot in now.slots if slot.wanted and (slot.next or slot.old)]
     new = [copy for copy in coming if copy and copy.id not in now.replaces]
     ready = sum(copy.ready for copy in new)
     return f"{ready} of {max(len(new), len(decision.waiting))} new replicas are healthy"
@@ -43,7 +47,17 @@ def waiting(now: Situation, decision: Decision) -> str:
 def steps(steps: Iterable[Step], names: Mapping[str, str]) -> Iterator[str]:
     """What is done next; `names` of containers by id."""
     todo = tuple(steps)
-    for kind, text in _TEXTS:
+    for kind, one, more in _TEXTS:
         found = [s.slot if isinstance(s, Create) else base_name(names[s.id]) for s in todo if isinstance(s, kind)]
         if found:
-            yield text.format(", ".join(sorted(found)))
+            yield (one if len(found) == 1 else more).format(", ".join(sorted(found)))
+
+
+def network_fault(last: Pass, network: str, rules: Rules) -> str:
+    """Why the last pass left a network of ours unmade; empty where it is there."""
+    if any(n.name == network and is_ours(n, rules) for n in last.state.networks):
+        return ""
+    failures = (f for f in last.failures if isinstance(f.action, NetworkAction) and f.action.network == network)
+    return next((str(f.error) for f in failures), "") or next(
+        (p.text for p in last.problems if p.subject == network), last.engine_fault or "see `sidegate status`"
+    )

@@ -10,7 +10,17 @@ from typing import Protocol
 from sidegate.core.certificates import CertificateSet, CertificateState
 from sidegate.core.database_ports import DatabasePort
 from sidegate.core.gates import Gate, KernelForward, KernelSession
-from sidegate.core.model import DatabaseDetails, Deployment, EngineState, External, HostState, Intent, Rollout, Variable
+from sidegate.core.model import (
+    DatabaseDetails,
+    Deployment,
+    EngineState,
+    External,
+    HostState,
+    Intent,
+    PasswordChange,
+    Rollout,
+    Variable,
+)
 from sidegate.core.newcomers import Newcomers
 from sidegate.core.passwords import PasswordChanged
 from sidegate.core.routes import Routes
@@ -127,9 +137,10 @@ class Workloads(Protocol):
         """The last lines that it wrote, both streams, 16 KiB at most; also where it has ended. In parentheses, why
         there are none to be had. Raises NotFoundError."""
 
-    def follow(self, container_id: str, tail: int = 20) -> AsyncGenerator[LogLine, None]:
+    def follow(self, container_id: str, tail: int = 20, since: float = 0.0) -> AsyncGenerator[LogLine, None]:
         """The last lines, then each as it is written, until the container ends: for `async with aclosing(...)`. Who
-        reads slowly slows down nobody but himself. Raises NotFoundError."""
+        reads slowly slows down nobody but himself. `since`: none that were written before that Unix time, in seconds.
+        Raises NotFoundError."""
 
     async def close(self) -> None:
         """End what is under way. Safe to call twice."""
@@ -154,12 +165,12 @@ class RolloutStore(Protocol):
     @property
     def intent(self) -> Intent: ...
 
-    async def begin_rollout(self, app: str, rollout: Rollout) -> Intent:
-        """An app's containers are being replaced from now on."""
+    async def begin_rollout(self, app: str, rollout: Rollout, *, asked: bool = True) -> Intent:
+        """An app's containers are being replaced from now on; unless nobody `asked` and they are already."""
 
-    async def end_rollout(self, app: str, *, restore: bool) -> Intent:
-        """It is over; `restore`: what was deployed before, and the port, come back. Raises NotFoundError where none
-        was under way."""
+    async def end_rollout(self, app: str, rollout: Rollout, *, restore: bool) -> Intent:
+        """It is over; `restore`: what was deployed before, and the port, come back. Raises NotFoundError where
+        that one was not under way any more."""
 
     async def set_deployment(self, app: str, deployment: Deployment | None) -> Intent:
         """What Sidegate shall run of an app; the rest that is known of it stays."""
@@ -178,6 +189,9 @@ class PasswordStore(Protocol):
 
     @property
     def intent(self) -> Intent: ...
+
+    async def begin_password(self, database: str, change: PasswordChange) -> Intent:
+        """A password is about to be changed."""
 
     async def end_password(
         self, database: str, details: DatabaseDetails | None, updates: Mapping[str, Sequence[Variable]] = ...

@@ -196,9 +196,14 @@ async def _done(connection: aiomysql.Connection, statements: tuple[str, ...], ch
         except MySQLError as error:
             if not _said_by_server(error):
                 raise
-            code, text = error.args[0], str(error.args[1])
-            said = f"takes no password ({shown(text)})" if code == _TAKES_NO_PASSWORD else ""
-            said = said or without(shown(text), change.new, change.old)
+            code, text = error.args[0], str(error.args[-1])
+            if code == _TAKES_NO_PASSWORD:
+                said = f"takes no password ({shown(text)})"
+            elif code == ER.PARSE_ERROR:  # it quotes the statement, and cuts it anywhere
+                said = "is not changed by any statement that this server understands"
+            else:
+                secrets = (change.new, change.old)
+                said = shown(without(text, *(_literal(s) for s in secrets if s), *secrets))
         else:
             return ""
     return said

@@ -120,9 +120,11 @@ class DockerBuilds:
                 cause = cause.__cause__ or cause.__context__
             if cause is not None:  # the context could not be read
                 raise cause from None
+            # The whole of such an error has the URL, and that has the arguments.
+            said = error.message if isinstance(error, aiohttp.ClientResponseError) else error
             raise EngineUnavailableError(
-                f"the Docker engine at {self._client.host} broke the build off ({error}): is dockerd running?"
-            ) from error
+                f"the Docker engine at {self._client.host} broke the build off ({said}): is dockerd running?"
+            ) from None
         except (msgspec.MsgspecError, ValueError) as error:
             raise EngineError(f"the Docker engine's build output makes no sense to us ({error})") from error
 

@@ -7,6 +7,7 @@ sends beyond these fields is ignored, and a field that it no longer sends has it
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 import msgspec
 
@@ -218,8 +219,10 @@ class Event(Document, frozen=True):
         return (self.actor.attributes or {}).get("signal", "") if self.action == "kill" else ""
 
 
-def container_of(document: ContainerDocument, image_labels: Mapping[str, str]) -> Container:
-    """Our `Container` from its inspect document and the labels of its image."""
+def container_of(
+    document: ContainerDocument, image_labels: Mapping[str, str], image_env: Mapping[str, str] = MappingProxyType({})
+) -> Container:
+    """Our `Container` from its inspect document, and the labels and variables of its image."""
     config, host, settings = document.config, document.host_config, document.network_settings
     health = document.state.health.status if document.state.health else ""
     return Container(
@@ -228,6 +231,7 @@ def container_of(document: ContainerDocument, image_labels: Mapping[str, str]) -
         image=config.image,
         labels=_labels(config),
         image_labels=image_labels,
+        image_env=image_env,
         env=environment(config),
         state=document.state.status,
         health="" if health == "none" else health,

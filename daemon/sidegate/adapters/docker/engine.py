@@ -13,13 +13,14 @@ from ipaddress import IPv4Network
 from typing import TypeVar
 
 from sidegate.adapters.docker.client import EngineAnswerError, EngineClient, UnconfirmedError
-from sidegate.adapters.docker.documents import ContainerRow, Event, container_of, network_of
+from sidegate.adapters.docker.documents import ContainerRow, Event, container_of, image_of, network_of
 from sidegate.adapters.docker.events import EventStream
 from sidegate.adapters.docker.greeter import Greeter
 from sidegate.adapters.docker.hold import Hold
 from sidegate.adapters.docker.stopping import Stopping, StopRule
 from sidegate.core.model import Container, EngineState
 from sidegate.core.newcomers import Newcomers
+from sidegate.core.workloads import ImageInfo
 from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, SubnetTakenError
 from sidegate.log import get_logger
 
@@ -64,7 +65,7 @@ class DockerEngine:
         self._outdated: set[str] = set()
         self._inspecting: dict[str, asyncio.Future[tuple[Container, StopRule]]] = {}
         self._stopping = Stopping()
-        self._image_labels: dict[str, Mapping[str, str]] = {}
+        self._images: dict[str, ImageInfo] = {}
         self._looked = False
         self._closed = False
 
@@ -94,7 +95,7 @@ class DockerEngine:
             self._stopping.forget(known, asyncio.get_running_loop().time())
         if full:
             used = {row.image_id for row in rows}
-            self._image_labels = {image: labels for image, labels in self._image_labels.items() if image in used}
+            self._images = {image: info for image, info in self._images.items() if image in used}
         self._looked = True
         unseen = {
             network
@@ -159,20 +160,20 @@ class DockerEngine:
         future.add_done_callback(inspected)
 
     def _describe(self, container_id: str) -> tuple[Container, StopRule]:
-        """Blocking: one container, with the labels of its image (asked for once per image)."""
+        """Blocking: one container, with what its image gives it (asked for once per image)."""
         document = self._client.container(container_id)
-        labels = self._image_labels.get(document.image)
-        if labels is None:
+        image = self._images.get(document.image)
+        if image is None:
             try:
-                labels = self._client.image(document.image).labels
+                image = image_of(self._client.image(document.image))
             except EngineAnswerError as error:
                 if error.http_status != 404:
                     raise
                 # Which labels were the image's nobody can say any more: all may have been.
-                labels = document.config.labels or {}
+                image = ImageInfo(document.image, labels=document.config.labels or {})
             else:
-                self._image_labels[document.image] = labels
-        return container_of(document, labels), StopRule.of(document)
+                self._images[document.image] = image
+        return container_of(document, image.labels, image.env), StopRule.of(document)
 
     async def version(self) -> str:
         return await self._ask("say its version", self._client.version)

@@ -193,7 +193,7 @@ class DockerWorkloads:
             raise
         except UnconfirmedError:
             found = await self._look(name)
-            if found is None:
+            if found is None or not _made_of(creation, found):
                 raise
             container = str(found["Id"])
         for network, endpoint in creation.connect.items():
@@ -309,17 +309,21 @@ class DockerWorkloads:
             return f"(no log: {error.said})"
         return b"\n".join(last)[-LOG_BYTES:].decode(errors="replace")
 
-    async def follow(self, container_id: str, tail: int = 20) -> AsyncGenerator[LogLine, None]:
-        async with aclosing(self._lines(container_id, tail, follow=True)) as lines:
+    async def follow(self, container_id: str, tail: int = 20, since: float = 0.0) -> AsyncGenerator[LogLine, None]:
+        async with aclosing(self._lines(container_id, tail, follow=True, since=since)) as lines:
             async for line in lines:
                 yield line
 
-    async def _lines(self, container_id: str, tail: int, *, follow: bool) -> AsyncGenerator[LogLine, None]:
+    async def _lines(
+        self, container_id: str, tail: int, *, follow: bool, since: float = 0.0
+    ) -> AsyncGenerator[LogLine, None]:
         found = await self._look(container_id)
         if found is None:
             raise NotFoundError(f"there is no container {container_id[:12]}")
         doing, path = f"read the log of container {container_id[:12]}", f"/containers/{container_id}/logs"
-        params = {"stdout": 1, "stderr": 1, "tail": tail, "follow": int(follow)}
+        params: dict[str, int | str] = {"stdout": 1, "stderr": 1, "tail": tail, "follow": int(follow)}
+        if since:
+            params["since"] = f"{since:.6f}"
         open_streams: list[Any] = []
 
         def read(emit: Callable[[list[LogLine]], None]) -> None:
@@ -353,6 +357,12 @@ class DockerWorkloads:
 
     async def close(self) -> None:
         self._calls.close()
+
+
+def _made_of(creation: Creation, found: Json) -> bool:
+    """Whether a container is the one that was asked for, and not somebody else's of its name."""
+    asked: Json = creation.body.get("Labels") or {}
+    return asked.items() <= (found["Config"].get("Labels") or {}).items()
 
 
 def _name_and_tag(reference: str) -> tuple[str, str]:

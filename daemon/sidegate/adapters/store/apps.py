@@ -75,23 +75,24 @@ class Apps(StateFile):
 
         return await self._change(change)
 
-    async def begin_rollout(self, app: str, rollout: Rollout) -> Intent:
-        """An app's containers are being replaced from now on; one that is under way is replaced by this."""
+    async def begin_rollout(self, app: str, rollout: Rollout, *, asked: bool = True) -> Intent:
+        """An app's containers are being replaced from now on; one that is under way is replaced by this, unless nobody
+        `asked` for it."""
 
         def change(db: sqlite3.Connection) -> None:
-            _put_rollout(db, app, rollout)
+            if asked or app not in self.intent.rollouts:
+                _put_rollout(db, app, rollout)
 
         return await self._change(change)
 
-    async def end_rollout(self, app: str, *, restore: bool) -> Intent:
+    async def end_rollout(self, app: str, rollout: Rollout, *, restore: bool) -> Intent:
         """It is over. `restore`: what was deployed when it began, and the port, come back.
 
-        Raises NotFoundError where none was under way.
+        Raises NotFoundError where that one was not under way any more.
         """
 
         def change(db: sqlite3.Connection) -> None:
-            rollout = self.intent.rollouts.get(app)
-            if rollout is None:
+            if self.intent.rollouts.get(app) != rollout:
                 raise NotFoundError(f"no containers of {app} are being replaced")
             _put_rollout(db, app, None)
             if restore:

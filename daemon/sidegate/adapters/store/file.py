@@ -72,7 +72,9 @@ class StateFile:
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}: nothing was changed") from error
         except UnicodeEncodeError as error:
-            raise InvalidInputError(f"{error.object!r} is not text that can be stored: {error.reason}") from error
+            # The whole may be a secret.
+            part = error.object[error.start : error.end]
+            raise InvalidInputError(f"{part!r} is not text that can be stored: {error.reason}") from None
 
     async def _change(self, change: Change) -> Intent:
         def commit() -> Intent:
