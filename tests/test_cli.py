@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import subprocess
 import sys
 import threading
@@ -484,7 +485,7 @@ async def test_a_stream_that_is_closed_is_an_empty_one(
 ) -> None:
     environ = os.environ | {"SIDEGATE_RUNTIME_DIR": str(node.path.parent)}
     process = await asyncio.create_subprocess_shell(
-        f"{sys.executable} -m sidegate {words} {closed}", env=environ, stderr=subprocess.PIPE
+        f"{shlex.quote(sys.executable)} -m sidegate {words} {closed}", env=environ, stderr=subprocess.PIPE
     )
     _, shown = await process.communicate()
     assert (process.returncode, says in shown.decode()) == (status, True)

@@ -13,7 +13,7 @@ from e2e.private_engine import PrivateEngine, private_engine
 PRIVATE = "sgengine"
 FIRST = "sgtest", "10.215.0.0/17", "31000-31099"
 SECOND = "sgtest2", "10.220.0.0/17", "31900-31999"
-"""Name, pool and ports of the daemon; scripts/test has two runs side by side, each with a daemon of its own."""
+"""Name, pool and ports of the daemon; scripts/test has runs side by side, each with a daemon of its own."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,7 +20,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from sidegate.api.calls import CALLS
+from sidegate.api.client import Client, find_socket, quote
+
 T = TypeVar("T")
+PARAMETER = re.compile(r"\{(\w+)\}")
 SIDEGATE = str(Path(sys.executable).parent / "sidegate")
 APP_IMAGE, DATABASE_IMAGE, BASE_IMAGE = "sidegate-sample-app", "sidegate-mariadb", "sidegate-base"
 PASSWORD = "Pa$$ word'\"1"
@@ -34,14 +39,19 @@ def run(*command: str, check: bool = True, timeout: float = 60, **options: Any) 
 
 
 def wait_for(what: str, probe: Callable[[], T | None], timeout: float = 20) -> T:
-    """Poll until `probe` gives something true; fails with `what` after `timeout` seconds."""
+    """Poll until `probe` gives something true; fails with `what` after `timeout` seconds.
+
+    At most half of the time is the probe's: others are at work on what it waits for.
+    """
     deadline = time.monotonic() + timeout
     while True:
+        began = time.monotonic()
         if found := probe():
             return found
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(f"not within {timeout:g} s: {what}")
-        time.sleep(0.01)
+        time.sleep(max(0.01, now - began))
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,14 @@ class Node:
         return run(SIDEGATE, *words, check=check, env=self.environ, input=text)
 
     def json(self, *words: str) -> Any:
-        """What a verb prints into a pipe."""
+        """What a verb prints into a pipe. One that only reads is asked of the daemon itself, with the same answer: an
+        interpreter for each look would take most of the machine."""
+        for call in CALLS:
+            for verb in (verb.split() for verb in call.verbs):
+                names, given = PARAMETER.findall(call.path), words[len(verb) :]
+                if call.method == "GET" and [*words[: len(verb)]] == verb and len(given) == len(names):
+                    path = call.path.format(**dict(zip(names, map(quote, given), strict=True)))
+                    return json.loads(Client(find_socket(None, self.environ)).call("GET", path, bytes).body)
         return json.loads(self.cli(*words).stdout)
 
     def refusal(self, *words: str, text: str | None = None) -> tuple[int, str]:
