@@ -124,7 +124,8 @@ class Node:
 
     def is_ready(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, self.log.read_text()[-3000:]
+        ended = self._process.poll()
+        assert ended is None, f"the daemon ended with status {ended}:\n{self.log.read_text()[-3000:]}"
         done = self.cli("status", check=False)
         return done.returncode == 0 and bool(json.loads(done.stdout)["ready"])
 
