@@ -77,9 +77,9 @@ SWITCH = Case(
     name="switch",
     unit="ms",
     subject=KERNEL,
-    about=f"""`+on`: from the call that switches an external connection on to the first login that got through, with
-{CLIENTS} clients outside the host that try without a pause. `+off`: from the call that switches it off until MariaDB
-has none of their sessions.
+    about=f"""`+on`: from the call that switches an external connection on until the server greets the first client
+that gets through, with {CLIENTS} clients outside the host that try without a pause. `+off`: from the call that switches
+it off until MariaDB has none of their sessions.
 Medians; in place of rounds stand the median, the least and the most of all cycles (`--cycles`).""",
     run=measure,
     quick=False,

@@ -261,7 +261,7 @@ class Hammer:
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
         self.first = threading.Event()
-        """Somebody has logged in since this was cleared; `when` it was."""
+        """Somebody has logged in since this was cleared; `when` the server had greeted him."""
         self.when = 0.0
         self.inside = 0
         self.lost = 0
@@ -288,11 +288,14 @@ class Hammer:
     def _session(self) -> None:
         # What is refused shall cost little: it happens all the time, and this process takes the times as well.
         sock = _connected(*self._from_to)
+        with contextlib.suppress(OSError):
+            sock.recv(1, socket.MSG_PEEK)
+        greeted = time.monotonic()
         with logged_in(sock) as session:
             with self._lock:
                 self.inside += 1
                 if not self.first.is_set():
-                    self.when = time.monotonic()
+                    self.when = greeted
                     self.first.set()
             try:
                 with session.cursor() as cursor:
