@@ -17,11 +17,36 @@ T = TypeVar("T")
 
 
 class Lane:
-    """Some threads, and who may use them."""
+    """Some threads for blocking calls, and who may use them."""
 
     def __init__(self, threads: int, name: str) -> None:
-        self.slots = asyncio.Semaphore(threads)
         self.threads = ThreadPoolExecutor(threads, name)
+        self.closed = False
+        """Whether new calls are refused."""
+        self._slots = asyncio.Semaphore(threads)
+
+    async def run(self, call: Callable[[], T], seconds: float) -> T:
+        """Raises TimeoutError after `seconds`, waiting for a thread included, and as `refuse_closed` does."""
+        self.refuse_closed()
+        async with self._slots, asyncio.timeout(seconds):
+            return await asyncio.get_running_loop().run_in_executor(self.threads, call)
+
+    def refuse_closed(self) -> None:
+        """Raise EngineUnavailableError where it is closed."""
+        if self.closed:
+            raise EngineUnavailableError("the connection to the Docker engine is closed")
+
+    def close(self) -> None:
+        """Refuse new calls; those under way are not waited for. Safe to call twice."""
+        self.closed = True
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def no_reply(client: EngineClient, doing: str, seconds: float) -> EngineUnavailableError:
+    """What to raise for a read that was not answered in time: the engine is not there."""
+    return EngineUnavailableError(
+        f"the Docker engine at {client.host} was asked to {doing} and did not within {seconds:g} s"
+    )
 
 
 class EngineCalls:
@@ -36,7 +61,6 @@ class EngineCalls:
         self._quick = Lane(threads, "docker-work")
         self._slow = Lane(threads, "docker-slow")
         self._readings: set[Reading[Any]] = set()
-        self._closed = False
 
     def __repr__(self) -> str:
         return f"{self.client.host} streams={len(self._readings)}"
@@ -50,11 +74,9 @@ class EngineCalls:
             return msgspec.json.decode(response.content, type=kind)
 
         try:
-            return await self._in_thread(self._quick, lambda: self.client.call(doing, get), self.deadline)
+            return await self._quick.run(lambda: self.client.call(doing, get), self.deadline)
         except TimeoutError:
-            raise EngineUnavailableError(
-                f"the Docker engine at {self.client.host} was asked to {doing} and did not within {self.deadline:g} s"
-            ) from None
+            raise no_reply(self.client, doing, self.deadline) from None
 
     async def change(self, doing: str, method: str, path: str, body: Json | None, seconds: float) -> bytes:
         """Returns the answer. Raises UnconfirmedError where there is none within `seconds`, else as `get` does."""
@@ -68,9 +90,7 @@ class EngineCalls:
             # A container that takes minutes to stop must not keep anybody from looking. The client's own wait ends
             # first: a thread that nobody waits for would hold one of few.
             lane = self._slow if seconds > self.deadline else self._quick
-            return await self._in_thread(
-                lane, lambda: self.client.call(doing, change, changes=True), seconds + self.deadline
-            )
+            return await lane.run(lambda: self.client.call(doing, change, changes=True), seconds + self.deadline)
         except (UnconfirmedError, TimeoutError) as error:
             raise UnconfirmedError(
                 f"the Docker engine did not confirm within {seconds:g} s that it could {doing}"
@@ -80,7 +100,7 @@ class EngineCalls:
         self, name: str, read: Callable[[Callable[[T], None]], None], stop: Callable[[], None]
     ) -> AsyncGenerator[T, None]:
         """What `read` emits, on a thread of its own; see Reading."""
-        self._refuse_closed()
+        self._quick.refuse_closed()
         reading: Reading[T] = Reading(name, read, stop)
         self._readings.add(reading)
         try:
@@ -92,21 +112,11 @@ class EngineCalls:
 
     def close(self) -> None:
         """End the streams and refuse new calls. Safe to call twice."""
-        self._closed = True
+        for lane in (self._quick, self._slow):
+            lane.close()
         for reading in list(self._readings):
             reading.abandon()
-        for lane in (self._quick, self._slow):
-            lane.threads.shutdown(wait=False, cancel_futures=True)
         self.client.close()
-
-    async def _in_thread(self, lane: "Lane", call: Callable[[], T], seconds: float) -> T:
-        self._refuse_closed()
-        async with lane.slots, asyncio.timeout(seconds):
-            return await asyncio.get_running_loop().run_in_executor(lane.threads, call)
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise EngineUnavailableError("the connection to the Docker engine is closed")
 
 
 def url(api: Api, path: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import TypeVar
 
+from sidegate.adapters.docker.calls import Lane, no_reply
 from sidegate.adapters.docker.client import EngineAnswerError, EngineClient, UnconfirmedError
 from sidegate.adapters.docker.documents import ContainerRow, Event, container_of, image_of, network_of
 from sidegate.adapters.docker.events import EventStream
@@ -21,7 +22,7 @@ from sidegate.adapters.docker.stopping import Stopping, StopRule
 from sidegate.core.model import Container, EngineState
 from sidegate.core.newcomers import Newcomers
 from sidegate.core.workloads import ImageInfo
-from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, SubnetTakenError
+from sidegate.errors import EngineError, NotFoundError, SubnetTakenError
 from sidegate.log import get_logger
 
 log = get_logger("sidegate.docker")
@@ -54,8 +55,7 @@ class DockerEngine:
     def __init__(self, host: str = "", *, deadline: float = 10.0, threads: int = 8) -> None:
         self._client = EngineClient(host, timeout=max(1, int(deadline * 0.8)), pool_size=2 * threads)
         self._deadline = deadline
-        self._slots = asyncio.Semaphore(threads)
-        self._calls = ThreadPoolExecutor(threads, "docker-call")
+        self._calls = Lane(threads, "docker-call")
         self._inspections = ThreadPoolExecutor(threads, "docker-inspect")
         self._stream: EventStream | None = None
         host = self._client.host
@@ -67,7 +67,6 @@ class DockerEngine:
         self._stopping = Stopping()
         self._images: dict[str, ImageInfo] = {}
         self._looked = False
-        self._closed = False
 
     def __repr__(self) -> str:
         return f"<DockerEngine {self._client.host} known={len(self._known)} outdated={len(self._outdated)}>"
@@ -298,7 +297,7 @@ class DockerEngine:
         self._stream.start()
 
     async def expect(self, newcomers: Newcomers) -> None:
-        if self._greeter is not None and not self._closed:
+        if self._greeter is not None and not self._calls.closed:
             if self._greeter.died:
                 Hold.resume(known.container.pid for known in self._known.values() if known.container.pid)
             await self._greeter.tell(newcomers)
@@ -327,14 +326,14 @@ class DockerEngine:
         self._wake()
 
     async def close(self) -> None:
-        self._closed, self._wake = True, lambda: None
+        self._calls.closed, self._wake = True, lambda: None
         if self._greeter is not None:
             await self._greeter.close()
         if self._stream is not None:
             stream, self._stream = self._stream, None
             stream.end()
-            await asyncio.get_running_loop().run_in_executor(self._calls, stream.join)
-        self._calls.shutdown(wait=False, cancel_futures=True)
+            await asyncio.get_running_loop().run_in_executor(self._calls.threads, stream.join)
+        self._calls.close()
         self._inspections.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
@@ -343,27 +342,19 @@ class DockerEngine:
     async def _ask(self, doing: str, call: Callable[[], T]) -> T:
         """Run a blocking read; no answer in time means that the engine is not there."""
         try:
-            return await self._in_thread(call)
+            return await self._calls.run(call, self._deadline)
         except TimeoutError:
-            raise EngineUnavailableError(
-                f"the Docker engine at {self._client.host} was asked to {doing} and did not within {self._deadline:g} s"
-            ) from None
+            raise no_reply(self._client, doing, self._deadline) from None
 
     async def _change(self, doing: str, call: Callable[[], None]) -> None:
         """Run a blocking change; no answer in time says nothing about whether it was made."""
         try:
-            await self._in_thread(call)
+            await self._calls.run(call, self._deadline)
         except TimeoutError:
             raise UnconfirmedError(
                 f"the Docker engine did not confirm within {self._deadline:g} s that it could {doing}; "
                 "whether it did is seen at the next look"
             ) from None
-
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        if self._closed:
-            raise EngineUnavailableError("the connection to the Docker engine is closed")
-        async with self._slots, asyncio.timeout(self._deadline):
-            return await asyncio.get_running_loop().run_in_executor(self._calls, call)
 
 
 def _is_missing(error: BaseException) -> bool:
