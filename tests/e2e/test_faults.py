@@ -138,9 +138,8 @@ def test_an_engine_that_is_not_there_at_start_is_awaited(tmp_path: Path) -> None
     try:
         node.start(ready=False, docker_host=relay.url)
         wait_for("the daemon answers", lambda: node.cli("status", check=False).returncode == 0)
-        engine = node.json("status")["engine"]
-        assert engine["connected"] is False
-        assert str(relay.path) in engine["fault"]
+        wait_for("it has asked", lambda: str(relay.path) in (node.json("status")["engine"]["fault"] or ""))
+        assert node.json("status")["engine"]["connected"] is False
         status, text = node.refusal("connect", "a", "b")
         assert status in (1, 4)
         assert "does not answer" in text or "no app or database" in text

@@ -5,6 +5,8 @@ when a connection broke before a word of response and all of the request is stil
 """
 
 import asyncio
+import errno
+import os
 from http import HTTPStatus
 
 from sidegate.proxy.body import RequestBody
@@ -83,12 +85,12 @@ class Delivery(ClientTransport):
 
         Cancelled when the client goes or is refused.
         """
-        gateway, late = self._gateway, False
+        gateway, fault = self._gateway, OSError()
         while backend is not None and self._app is not None:
             try:
                 connection = await gateway.dial(backend, self._app.policy.connect)
             except OSError as error:
-                late = isinstance(error, TimeoutError)
+                fault = error
                 self._tried += (backend,)
             else:
                 # One that left meanwhile is passed over for one that stays, as long as tries are left for that.
@@ -107,7 +109,7 @@ class Delivery(ClientTransport):
                 connection.close()
             backend = self._choose_again()
         self._dial = None
-        self._nobody_took_it(late=late)
+        self._nobody_took_it(fault)
 
     def _choose_again(self) -> Backend | None:
         """The next to try, by the newest table; None: there is none, or it is not for a replica any more."""
@@ -127,7 +129,8 @@ class Delivery(ClientTransport):
         self._detour() if backend is None else self._start_dial(backend)
         return True
 
-    def _nobody_took_it(self, *, late: bool) -> None:
+    def _nobody_took_it(self, fault: OSError) -> None:
+        """`fault` is why the last of them did not."""
         name = self._app.name if self._app is not None else "The app"
         if self._way:
             self._state = WAITING
@@ -135,10 +138,12 @@ class Delivery(ClientTransport):
             self._detour()
         elif not self._gateway.table.routes.engine_up:
             self._fail(HTTPStatus.SERVICE_UNAVAILABLE, f"{name} cannot be reached right now.")
-        elif late:
+        elif isinstance(fault, TimeoutError):
             self._fail(HTTPStatus.GATEWAY_TIMEOUT, f"{name} did not accept the connection in time.")
         else:
-            self._fail(HTTPStatus.BAD_GATEWAY, f"{name} refused the connection.")
+            refused = fault.errno in (None, errno.ECONNREFUSED)  # or closed at once
+            why = "refused the connection" if refused else f"cannot be reached: {os.strerror(fault.errno or 0)}"
+            self._fail(HTTPStatus.BAD_GATEWAY, f"{name} {why}.")
 
     def _park(self, app: App) -> bool:
         """Wait for a paused app; False: enough do.
