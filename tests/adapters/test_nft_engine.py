@@ -19,6 +19,7 @@ NAME = f"sgk{os.getpid()}"
 DEVICE = f"sg-k{os.getpid()}"
 SUBNET = f"10.249.{os.getpid() % 256}.0/27"
 PORT = 32000 + os.getpid() % 500
+SLOW = ("tbf", "rate", "2kbit", "burst", "120", "limit", "4000")
 PUBLIC, CLIENT = (f"198.18.{os.getpid() % 256}.{host}" for host in (1, 2))
 
 pytestmark = [
@@ -106,3 +107,22 @@ async def test_on_and_off(database: tuple[int, str], outside: str) -> None:
         await kernel.remove()
     for what, column in zip(("on", "first session", "off", "cut"), zip(*times, strict=True), strict=True):
         print(f"{what}: {statistics.median(column) * 1000:.1f} ms")
+
+
+async def test_a_client_hears_of_the_cut_however_slowly_the_database_answers(
+    database: tuple[int, str], outside: str
+) -> None:
+    """Its RST needs the tracked flow to find the client."""
+    pid, address = database
+    run("nsenter", "-t", str(pid), "-n", "tc", "qdisc", "add", "dev", "eth0", "root", *SLOW)
+    kernel = KernelForwarder(NAME, (PORT, PORT))
+    try:
+        await kernel.apply({PORT: KernelForward(PORT, address)})
+        with connect(outside) as session:
+            await kernel.apply({})
+            assert await kernel.cut(PORT, pid) == 1
+            with pytest.raises(ConnectionResetError):
+                session.recv(1)
+        assert await kernel.sessions(PORT) == ()
+    finally:
+        await kernel.remove()

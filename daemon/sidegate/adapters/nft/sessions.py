@@ -10,6 +10,9 @@ from sidegate.core.model import DATABASE_PORT
 from sidegate.errors import HostToolError
 
 ATTEMPTS = 5
+RESET_SECONDS, LOOK_SECONDS = 0.5, 0.005
+"""How long the database's RSTs may take to the host at most, and how often that is looked at."""
+
 SOCKETS_AT_ONCE = 200
 """A filter of `ss` compiles to kernel bytecode of at most 64 KiB."""
 
@@ -41,6 +44,7 @@ class Sessions:
             if not found:
                 return len(first), everything
             await self._destroy(pid, live)
+            await self._reset_passed({flow.identity for flow in live})
             await self.forget(found)
         if outlived := (first or set()) & {flow.identity for flow in live}:
             raise HostToolError(
@@ -48,6 +52,13 @@ class Sessions:
                 "the kernel needs CONFIG_INET_DIAG_DESTROY (every Debian kernel has it)"
             )
         return len(first or ()), everything  # what is there now came in later, through a port that is open
+
+    async def _reset_passed(self, flows: Collection[bytes]) -> None:
+        """Wait until the kernel has seen the RSTs: without its flow one would be dropped, and its client hang on."""
+        for _ in range(round(RESET_SECONDS / LOOK_SECONDS)):
+            if not flows or not any(flow.identity in flows and is_live(flow) for flow in await self.flows()):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def forget(self, flows: Sequence[Flow]) -> None:
         if flows:
