@@ -19,7 +19,7 @@ NAME = f"sgk{os.getpid()}"
 DEVICE = f"sg-k{os.getpid()}"
 SUBNET = f"10.249.{os.getpid() % 256}.0/27"
 PORT = 32000 + os.getpid() % 500
-SLOW = ("tbf", "rate", "2kbit", "burst", "120", "limit", "4000")
+SLOW = ("tbf", "rate", "8kbit", "burst", "120", "limit", "4000")
 PUBLIC, CLIENT = (f"198.18.{os.getpid() % 256}.{host}" for host in (1, 2))
 
 pytestmark = [
@@ -109,12 +109,9 @@ async def test_on_and_off(database: tuple[int, str], outside: str) -> None:
         print(f"{what}: {statistics.median(column) * 1000:.1f} ms")
 
 
-async def test_a_client_hears_of_the_cut_however_slowly_the_database_answers(
-    database: tuple[int, str], outside: str
-) -> None:
-    """Its RST needs the tracked flow to find the client."""
+async def cut_one(database: tuple[int, str], outside: str) -> None:
+    """A session that says nothing is cut, and its client hears of it."""
     pid, address = database
-    run("nsenter", "-t", str(pid), "-n", "tc", "qdisc", "add", "dev", "eth0", "root", *SLOW)
     kernel = KernelForwarder(NAME, (PORT, PORT))
     try:
         await kernel.apply({PORT: KernelForward(PORT, address)})
@@ -126,3 +123,20 @@ async def test_a_client_hears_of_the_cut_however_slowly_the_database_answers(
         assert await kernel.sessions(PORT) == ()
     finally:
         await kernel.remove()
+
+
+async def test_a_client_hears_of_the_cut_however_slowly_the_database_answers(
+    database: tuple[int, str], outside: str
+) -> None:
+    """Its RST needs the tracked flow to find the client."""
+    run("nsenter", "-t", str(database[0]), "-n", "tc", "qdisc", "add", "dev", "eth0", "root", *SLOW)
+    await cut_one(database, outside)
+
+
+async def test_a_client_hears_of_the_cut_although_the_database_s_word_is_lost(
+    database: tuple[int, str], outside: str
+) -> None:
+    """As it is where Docker rewrites its rules at that moment."""
+    drop = ("-p", "tcp", "--tcp-flags", "RST", "RST", "-j", "DROP")
+    run("nsenter", "-t", str(database[0]), "-n", "iptables", "-A", "OUTPUT", *drop)
+    await cut_one(database, outside)

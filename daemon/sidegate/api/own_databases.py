@@ -185,7 +185,7 @@ class OwnDatabaseVerbs:
         with contextlib.suppress(SidegateError):
             async with self.world.writing:
                 await self.world.store.forget_database(name)
-        self.world.loop.wake()
+            await self.world.settle()
 
 
 async def remove_containers(world: World) -> None:

@@ -5,13 +5,14 @@ from collections.abc import Collection, Sequence
 
 from sidegate.adapters.nft.commands import Commands, GoneError, enter
 from sidegate.adapters.nft.conntrack import Conntrack, Flow
+from sidegate.adapters.nft.provoke import provoke
 from sidegate.core.gates import KernelSession
 from sidegate.core.model import DATABASE_PORT
 from sidegate.errors import HostToolError
 
 ATTEMPTS = 5
-RESET_SECONDS, LOOK_SECONDS = 0.5, 0.005
-"""How long the database's RSTs may take to the host at most, and how often that is looked at."""
+RESET_SECONDS, LOOK_SECONDS = 0.1, 0.005
+"""How long is waited for the database's RSTs at most, and how often they are looked for."""
 
 SOCKETS_AT_ONCE = 200
 """A filter of `ss` compiles to kernel bytecode of at most 64 KiB."""
@@ -46,6 +47,7 @@ class Sessions:
             await self._destroy(pid, live)
             await self._reset_passed({flow.identity for flow in live})
             await self.forget(found)
+            provoke(live)
         if outlived := (first or set()) & {flow.identity for flow in live}:
             raise HostToolError(
                 f"{len(outlived)} sessions through port {port} outlive `ss -K`: "
@@ -54,7 +56,8 @@ class Sessions:
         return len(first or ()), everything  # what is there now came in later, through a port that is open
 
     async def _reset_passed(self, flows: Collection[bytes]) -> None:
-        """Wait until the kernel has seen the RSTs: without its flow one would be dropped, and its client hang on."""
+        """Wait until the kernel has seen the RSTs, since without its flow each would be dropped; of a client that has
+        not acknowledged all it was sent the kernel does not say so."""
         for _ in range(round(RESET_SECONDS / LOOK_SECONDS)):
             if not flows or not any(flow.identity in flows and is_live(flow) for flow in await self.flows()):
                 return
@@ -65,8 +68,8 @@ class Sessions:
             await asyncio.to_thread(self._conntrack.delete, flows)
 
     async def _destroy(self, pid: int, flows: Sequence[Flow]) -> None:
-        """The database's sockets, while the kernel still translates: the RST that each sends reaches its client then,
-        also one that says nothing. A database that is gone has closed them itself."""
+        """The database's sockets, while the kernel still translates: the RST that each sends reaches its client then. A
+        database that is gone has closed them itself."""
         if not flows:
             return
         try:
