@@ -15,6 +15,10 @@ from urllib.parse import parse_qs, urlsplit
 Reply = tuple[int, object]
 
 
+class _Server(ThreadingUnixStreamServer):
+    request_queue_size = 64  # a unix socket whose backlog is full turns clients away at once
+
+
 class ScriptedEngine:
     """`replies`: (method, path without its version) -> (status, document). `gates`: path -> an event to wait for first.
 
@@ -65,7 +69,7 @@ class ScriptedEngine:
 
             do_POST = do_DELETE = do_GET  # noqa: N815
 
-        self._server = ThreadingUnixStreamServer(str(self.path), Handler)
+        self._server = _Server(str(self.path), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), name="scripted engine")
         self._thread.start()
