@@ -1,0 +1,1 @@
+"""Asking the engine, the kernel and the host's tools. Decides nothing and changes nothing."""
