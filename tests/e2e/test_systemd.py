@@ -1,0 +1,226 @@
+"""The daemon and a service manager: what it tells one, and the unit, users and files that it is installed with."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.node import Node, need_engine, run, wait_for
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "config/sidegated.service"
+WATCHDOG = 2.0
+EXPOSURE = 36
+"""What `systemd-analyze security` of systemd 252 finds, in tenths of ten: what is left is what the daemon is for."""
+POOL, PORTS = "10.232.0.0/20", "32800-32809"
+
+
+class Manager:
+    """The service manager's end of the notify socket."""
+
+    def __init__(self, directory: Path) -> None:
+        self.address = str(directory / "notify")
+        self.heard: list[str] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(self.address)
+        self._socket.setblocking(False)
+
+    def listen(self) -> list[str]:
+        """Everything that has been told since the last call."""
+        new: list[str] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                new += self._socket.recv(65536).decode().split("\n")
+        self.heard += new
+        return new
+
+    def hears(self, wanted: str) -> Callable[[], bool]:
+        """Whether that has come since the last look."""
+        return lambda: any(line.startswith(wanted) for line in self.listen())
+
+    def has_heard(self, wanted: str) -> Callable[[], bool]:
+        """Whether that has ever come."""
+        return lambda: any(line.startswith(wanted) for line in (*self.heard, *self.listen()))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(tmp_path)
+    yield manager
+    manager.close()
+
+
+@contextlib.contextmanager
+def served(manager: Manager, directory: Path, docker: str = "") -> Iterator[Node]:
+    """A daemon with one worker that has been told of a service manager with a watchdog."""
+    need_engine()
+    node = Node(directory, "sgsystemd", pool=POOL, ports=PORTS, docker=docker, settings={"workers": "1"}, form="host")
+    node.environ |= {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": f"{WATCHDOG * 1e6:.0f}"}
+    try:
+        node.start(ready=False)
+        yield node
+    finally:
+        if not docker:
+            node.close()
+        else:  # there is nothing to purge, and nobody to ask
+            with contextlib.suppress(AssertionError):
+                node.stop()
+
+
+def silent(manager: Manager, seconds: float) -> bool:
+    """Whether no beat comes for so long."""
+    manager.listen()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if "WATCHDOG=1" in manager.listen():
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_it_beats_while_it_lives_and_says_when_it_stops(manager: Manager, tmp_path: Path) -> None:
+    with served(manager, tmp_path) as node:
+        wait_for("it is ready", manager.hears("READY=1"))
+        assert node.is_ready()
+        assert f"MAINPID={node.pid}" in manager.heard
+        wait_for("a beat", manager.hears("WATCHDOG=1"))
+
+        worker = node.json("status")["workers"][0]["pid"]
+        os.kill(worker, signal.SIGSTOP)  # the supervisor's business; the control plane lives
+        wait_for("a beat beside a hung worker", manager.hears("WATCHDOG=1"))
+        wait_for("it is replaced", lambda: node.json("status")["workers"][0]["pid"] != worker)
+
+        with node.paused():
+            assert silent(manager, WATCHDOG)
+        wait_for("a beat", manager.hears("WATCHDOG=1"))
+
+        for child in run("pgrep", "-P", str(node.pid)).stdout.split():
+            assert "NOTIFY_SOCKET" not in Path(f"/proc/{child}/environ").read_text()
+
+        node.app("shop")
+        wait_for("the status tells of the app", manager.has_heard("STATUS=1 apps"))
+        assert node.stop() == 0
+        manager.listen()
+        assert manager.heard[-3:-1] == ["STOPPING=1", "STATUS=stopping"]
+        assert manager.heard.count("READY=1") == 1
+
+
+def test_without_an_engine_it_is_ready_and_lives_and_an_abort_tells_where_it_was(
+    manager: Manager, tmp_path: Path
+) -> None:
+    with served(manager, tmp_path, docker=f"unix://{tmp_path}/nobody.sock") as node:
+        wait_for("it is ready", manager.hears("READY=1"))
+        status = "STATUS=0 apps, 0 databases, 0 external connections on; engine: "
+        wait_for("it says what is missing", manager.has_heard(status))
+        wait_for("a beat", manager.hears("WATCHDOG=1"))
+        assert node.stop(signal.SIGABRT) == -signal.SIGABRT
+        assert "Current thread" in node.log.read_text()
+
+
+# --- the unit --------------------
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name)
+    if not found:
+        pytest.skip(f"there is no {name} here (package systemd)")
+    return found
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit with a program that is there."""
+    text = UNIT.read_text().replace("/usr/local/bin/sidegate", "/bin/true")
+    made = tmp_path / UNIT.name
+    made.write_text(text)
+    return made
+
+
+def test_the_unit_is_sound(unit: Path) -> None:
+    done = run(tool("systemd-analyze"), "verify", "--man=no", "--recursive-errors=no", str(unit), check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_unit_is_as_closed_as_it_is_said_to_be(unit: Path) -> None:
+    run(tool("systemd-analyze"), "security", "--offline=yes", f"--threshold={EXPOSURE}", "--no-pager", str(unit))
+
+
+def test_every_capability_of_the_unit_is_explained() -> None:
+    text = UNIT.read_text()
+    given = next(line for line in text.splitlines() if line.startswith("CapabilityBoundingSet=")).partition("=")[2]
+    page = (ROOT / "docs/systemd.md").read_text()
+    for capability in given.split():
+        assert f"`{capability}`" in page, capability
+
+
+def test_every_line_of_the_unit_is_in_its_page() -> None:
+    page = (ROOT / "docs/systemd.md").read_text()
+    for line in UNIT.read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            assert f"`{line.partition('=')[0]}" in page or f"`{line}`" in page, line
+
+
+# --- installing --------------------
+
+
+def test_install_puts_everything_below_destdir_and_uninstall_takes_it_away(tmp_path: Path) -> None:
+    """As a package is made, from a checkout that stays as it was."""
+    checkout, target = tmp_path / "checkout", tmp_path / "target"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("config", "daemon", "scripts"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
+    for name in ("README.md", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, checkout)
+    environ = {**os.environ, "DESTDIR": str(target)}
+    (target / "usr/local/bin").mkdir(parents=True)
+    before, sources = _tree(target), _tree(checkout)
+    run(str(checkout / "scripts/install"), env=environ, timeout=300)
+    made = _tree(target)
+    assert (target / "usr/local/bin/sidegate").readlink() == Path("/opt/sidegate/current/bin/sidegate")
+    program = (target / "opt/sidegate/current").resolve()
+    assert (program / "bin/sidegate").read_text().startswith(f"#!/opt/sidegate/releases/{program.name}/bin/python\n")
+    assert "usage" in run(str(program / "bin/python"), "-m", "sidegate", "--help").stdout.lower()
+    for name in ("systemd/system/sidegated.service", "sysusers.d/sidegate.conf", "tmpfiles.d/sidegate.conf"):
+        assert stat.S_IMODE((target / "usr/local/lib" / name).stat().st_mode) == 0o644
+
+    settings = target / "etc/sidegate/sidegate.toml"
+    assert settings.read_text() == (ROOT / "config/sidegate.toml").read_text()
+    settings.write_text("http_port = 8080\n")
+    assert "making" not in run(str(checkout / "scripts/install"), env=environ).stdout
+    assert settings.read_text() == "http_port = 8080\n"
+    assert _tree(target) == made
+    assert _tree(checkout) == sources
+
+    run(str(checkout / "scripts/uninstall"), env=environ)
+    assert before <= _tree(target) <= before | {"etc", "etc/sidegate", "etc/sidegate/sidegate.toml", "opt"}
+    run(str(checkout / "scripts/uninstall"), "--purge", env=environ)
+    assert not (target / "etc/sidegate").exists()
+
+
+@pytest.mark.parametrize("prefix", ["/home/sidegate", "/tmp/sidegate", "relative", "/with space"])
+def test_a_prefix_that_the_service_could_not_use_is_refused(prefix: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [ROOT / "scripts/install", "--prefix", prefix],
+        env={**os.environ, "DESTDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "prefix" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def _tree(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if "releases/" not in str(path)}
