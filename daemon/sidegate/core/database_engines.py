@@ -6,10 +6,30 @@ A third engine extends `DATABASE_ENGINES` by one entry. Whatever the engine, its
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from sidegate.core.model import DATABASE_PORT, DatabaseDetails
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What gives a container without labels away as a database.
+
+    `images`: names that its images go by, without what stands before the last slash. `base`: variables that its images
+    set; `server`: those that only a server is given.
+    """
+
+    images: frozenset[str] = frozenset()
+    base: tuple[str, ...] = ()
+    server: tuple[str, ...] = ()
+
+
+CLIENT_TOOL_HOSTS = ("MYSQL_HOST", "PGHOST")
+"""Variables that the engines' own command lines log in by."""
+
+CLIENT_HOSTS = (*CLIENT_TOOL_HOSTS, "MARIADB_HOST", "POSTGRES_HOST", "POSTGRESQL_HOST", "DB_HOST")
+"""Those that apps, backups, poolers and web consoles do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +41,7 @@ class DatabaseEngine:
     one first. `command_line`: the words that its people type, without a password, which the client asks for.
     `implied`: a container that is given only a password has the administrator as its user, and without a schema one of
     its user's name. `password_bytes`: as many its own client reads at the prompt, in UTF-8.
-    `image` runs it where nobody names another, and keeps its data in `data`.
+    `image` runs it where nobody names another, and keeps its data in `data`. By `signs` it is known without labels.
     """
 
     name: str
@@ -35,6 +55,7 @@ class DatabaseEngine:
     password_bytes: int = 79
     image: str = ""
     data: str = "/var/lib/mysql"
+    signs: Signs = field(default_factory=Signs)
 
     def url(self, details: DatabaseDetails, host: str, port: int = DATABASE_PORT) -> str:
         """The connection URL, percent-encoded (RFC 3986 sections 2.1 and 3.2.2); unknown parts are left out."""
@@ -75,11 +96,44 @@ def _of_mysql(*prefixes: str) -> Mapping[str, tuple[str, ...]]:
     return {part: tuple(f"{prefix}_{word}" for prefix in prefixes) for part, word in parts.items()}
 
 
+def _servers(prefix: str, *words: str) -> tuple[str, ...]:
+    """Variables and their `_FILE` forms."""
+    return tuple(f"{prefix}_{word}{form}" for word in words for form in ("", "_FILE"))
+
+
 _ENGINES = (
     DatabaseEngine(
-        "mariadb", "mysql", "mysql", 3306, "root", _of_mysql("MARIADB", "MYSQL"), _mysql("mariadb"), image="mariadb"
+        "mariadb",
+        "mysql",
+        "mysql",
+        3306,
+        "root",
+        _of_mysql("MARIADB", "MYSQL"),
+        _mysql("mariadb"),
+        image="mariadb",
+        signs=Signs(
+            images=frozenset({"mariadb", "mariadb-server", "mariadb-galera"}),
+            base=("MARIADB_VERSION", "MARIADB_MAJOR"),
+            server=_servers(
+                "MARIADB", "ROOT_PASSWORD", "ROOT_PASSWORD_HASH", "ALLOW_EMPTY_ROOT_PASSWORD", "RANDOM_ROOT_PASSWORD"
+            ),
+        ),
     ),
-    DatabaseEngine("mysql", "mysql", "mysql", 3306, "root", _of_mysql("MYSQL"), _mysql("mysql"), image="mysql"),
+    DatabaseEngine(
+        "mysql",
+        "mysql",
+        "mysql",
+        3306,
+        "root",
+        _of_mysql("MYSQL"),
+        _mysql("mysql"),
+        image="mysql",
+        signs=Signs(
+            images=frozenset({"mysql", "mysql-server", "percona", "percona-server", "percona-xtradb-cluster"}),
+            base=("MYSQL_VERSION", "MYSQL_MAJOR", "PERCONA_TELEMETRY_URL"),
+            server=_servers("MYSQL", "ROOT_PASSWORD", "ALLOW_EMPTY_PASSWORD", "RANDOM_ROOT_PASSWORD"),
+        ),
+    ),
     DatabaseEngine(
         name="postgres",
         protocol="postgres",
@@ -92,6 +146,22 @@ _ENGINES = (
         password_bytes=99,
         image="postgres",
         data="/var/lib/postgresql/data",
+        signs=Signs(
+            images=frozenset(
+                {
+                    "postgres",
+                    "postgresql",
+                    "postgis",
+                    "pgvector",
+                    "pgvecto-rs",
+                    "timescaledb",
+                    "timescaledb-ha",
+                    "citus",
+                }
+            ),
+            base=("PGDATA", "PG_MAJOR"),
+            server=(*_servers("POSTGRES", "PASSWORD"), "POSTGRES_HOST_AUTH_METHOD", "POSTGRES_INITDB_ARGS", "PGDATA"),
+        ),
     ),
 )
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from sidegate.core import compose
 from sidegate.core.database_engines import DATABASE_ENGINES
 from sidegate.core.model import DATABASE_PORT, DEFAULT_INSTANCE, Container, Problem, Rules, name_fault
 from sidegate.core.options import OPTIONS, option_fault
@@ -78,13 +79,28 @@ class Database:
     container: Container
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class LeftOut:
+    """A container that is neither app nor database, by its name, and why: `reason` follows "because it"."""
+
+    container: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What the containers ask to be, and what is wrong with some of them."""
+    """What the containers ask to be, and what is wrong with some of them.
+
+    `services` are the compose services of those that no label names, by name; `hosts` is `<service>.<project>` -> the
+    app that answers there; `left_out` are containers that are to be nobody's.
+    """
 
     apps: Mapping[str, App]
     databases: Mapping[str, Database]
     problems: tuple[Problem, ...] = ()
+    services: Mapping[str, compose.Service] = field(default_factory=dict)
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
 
     def containers(self, name: str) -> tuple[Container, ...]:
         """The containers behind an app's or a database's name; none when there is no such thing now."""
@@ -99,6 +115,10 @@ class _LabelError(Exception):
     """A container that cannot be taken in; the text says why."""
 
 
+class _LeftOut(Exception):  # noqa: N818  # nothing is wrong with it
+    """A container that is nobody's; the text says why."""
+
+
 def discover(containers: Iterable[Container], rules: Rules, ports: Mapping[str, int] | None = None) -> Discovery:
     """Sort containers into apps and databases. Of two that claim one name, the one created first keeps it.
 
@@ -107,28 +127,71 @@ def discover(containers: Iterable[Container], rules: Rules, ports: Mapping[str, 
     problems: list[Problem] = []
     replicas: dict[str, list[tuple[Replica, Mapping[str, str]]]] = {}
     databases: dict[str, Database] = {}
-    for container in sorted(containers, key=lambda c: (c.created, c.id)):
-        if _instance(container, rules) != rules.instance:
-            continue  # another daemon's: two on one engine never fight over a container
-        labels = _trusted_labels(container, rules, problems)
-        if not labels or container.state in ("removing", "dead") or _left_out(labels):
+    left_out: list[LeftOut] = []
+    found = _labelled(containers, rules, problems)
+    everything = rules.discover == "all"
+    names = _service_names(found) if everything else None
+    for container, labels in found:
+        if not (labels or everything) or labels.get(PHASE) == "build":  # a build never gets a connection (R20)
             continue
         try:
-            kind, name = _identity(container, labels)
+            kind, name = _identity(container, labels, names)
             if name in databases or (kind == DATABASE and name in replicas):
-                _refuse_taken(name, databases)
+                _refuse_taken(name, container, databases)
             if kind == APP:
-                port = app_port(container, labels)
+                port = _port(container, labels, found=APP not in labels)
                 if ports and container.env.get("PORT") == str(ports.get(name)):
                     port = ports[name]
                 replica = Replica(container, port, labels.get(NETWORK, ""))
                 replicas.setdefault(name, []).append((replica, labels))
             else:
                 databases[name] = Database(name, _engine(container, labels, problems), container)
+        except _LeftOut as why:
+            left_out.append(LeftOut(container.name, str(why)))
         except _LabelError as error:
             problems.append(Problem(container.name, str(error)))
     apps = {name: _app(name, members, problems) for name, members in sorted(replicas.items())}
-    return Discovery(apps, dict(sorted(databases.items())), tuple(problems))
+    hosts = _hosts(apps, rules, problems) if everything else {}
+    services = {name: service for service, name in (names or {}).items() if name in apps or name in databases}
+    return Discovery(
+        apps, dict(sorted(databases.items())), tuple(problems), services, hosts, tuple(sorted(set(left_out)))
+    )
+
+
+def _labelled(
+    containers: Iterable[Container], rules: Rules, problems: list[Problem]
+) -> list[tuple[Container, Mapping[str, str]]]:
+    """The containers that are this daemon's business, in order of creation, each with the labels that count. Another
+    daemon's are not (two on one engine never fight over a container), nor is the one that it runs in itself."""
+    ours = (c for c in containers if c.id != rules.self_id and _instance(c, rules) == rules.instance)
+    mine = sorted(ours, key=lambda c: (c.created, c.id))
+    found = [(c, _trusted_labels(c, rules, problems)) for c in mine if c.id != rules.self_id]
+    return [(container, labels) for container, labels in found if container.state not in ("removing", "dead")]
+
+
+def _service_names(found: Iterable[tuple[Container, Mapping[str, str]]]) -> dict[compose.Service, str]:
+    """Names for the compose services that no label names."""
+    services: set[compose.Service] = set()
+    taken: set[str] = set()
+    for container, labels in found:
+        if given := {labels[key] for key in (APP, DATABASE) if key in labels}:
+            taken |= given
+        elif service := compose.service_of(container):
+            services.add(service)
+    return compose.names(services, taken)
+
+
+def _hosts(apps: Mapping[str, App], rules: Rules, problems: list[Problem]) -> dict[str, str]:
+    """`<service>.<project>` -> the app. Of two that come to one host, the one created first keeps it."""
+    hosts: dict[str, str] = {}
+    members = ((replica.container, app.name) for app in apps.values() for replica in app.replicas)
+    for container, name in sorted(members, key=lambda member: (member[0].created, member[0].id)):
+        service = compose.service_of(container)
+        host = compose.host_of(service) if service else ""
+        if host and (owner := hosts.setdefault(host, name)) != name:
+            text = f"does not answer at {host}.{rules.base_domain}: the app {owner} does, which is older"
+            problems.append(Problem(name, text))
+    return hosts
 
 
 def _instance(container: Container, rules: Rules) -> str:
@@ -137,13 +200,12 @@ def _instance(container: Container, rules: Rules) -> str:
     return DEFAULT_INSTANCE if inherited else given
 
 
-def _left_out(labels: Mapping[str, str]) -> bool:
-    """Switched off by hand, or a build container, which never gets a connection (R20)."""
-    return labels.get(ENABLE) == "false" or labels.get(PHASE) == "build"
-
-
-def _refuse_taken(name: str, databases: Mapping[str, Database]) -> NoReturn:
-    holder = f"container {databases[name].container.name}" if name in databases else "an app"
+def _refuse_taken(name: str, container: Container, databases: Mapping[str, Database]) -> NoReturn:
+    older = databases[name].container if name in databases else None
+    service = compose.service_of(container)
+    if older and service and service == compose.service_of(older):
+        raise _LabelError(f"the database {name!r} is {older.name} already, which is older: a database is one container")
+    holder = f"container {older.name}" if older else "an app"
     raise _LabelError(f"the name {name!r} is taken by {holder}, which is older: choose another name")
 
 
@@ -163,7 +225,27 @@ def _trusted_labels(container: Container, rules: Rules, problems: list[Problem])
     return ours
 
 
-def _identity(container: Container, labels: Mapping[str, str]) -> tuple[str, str]:
+def _identity(
+    container: Container, labels: Mapping[str, str], names: Mapping[compose.Service, str] | None
+) -> tuple[str, str]:
+    """App or database, and the name: as labels say, else as compose does; `names` None: only labels count."""
+    if labels.get(ENABLE) == "false":
+        raise _LeftOut(f"has {ENABLE}=false")
+    service = compose.service_of(container)
+    if names is None or APP in labels or DATABASE in labels or (labels and service is None):
+        return _given_identity(container, labels)
+    if SWARM_TASK in container.labels:
+        raise _LeftOut("is a swarm task, which Sidegate does not support")
+    if service is None:
+        raise _LeftOut(f"has no compose project and no label {APP} or {DATABASE}")
+    if compose.one_off(container):
+        raise _LeftOut("is a one-off container of `docker compose run`")
+    if ENGINE in labels or compose.database_engine(container):
+        return DATABASE, names[service]
+    return APP, names[service]
+
+
+def _given_identity(container: Container, labels: Mapping[str, str]) -> tuple[str, str]:
     app, database = labels.get(APP), labels.get(DATABASE)
     if app is not None and database is not None:
         raise _LabelError(f"labelled both {APP} and {DATABASE}: keep one")
@@ -179,6 +261,8 @@ def _identity(container: Container, labels: Mapping[str, str]) -> tuple[str, str
 
 def _engine(container: Container, labels: Mapping[str, str], problems: list[Problem]) -> str:
     engine = labels.get(ENGINE)
+    if engine is None and DATABASE not in labels:
+        engine = compose.database_engine(container)
     known = ", ".join(DATABASE_ENGINES)
     if engine is None:
         raise _LabelError(f"has no {ENGINE}: add it; known database engines are {known}")
@@ -194,14 +278,21 @@ def parse_port(text: str) -> int | None:
     return port if text.isascii() and text.isdecimal() and 0 < (port := int(text)) < 65536 else None
 
 
-def app_port(container: Container, labels: Mapping[str, str]) -> int:
-    """Where a replica listens: its label, its own PORT, its only exposed TCP port, 8080."""
+def _port(container: Container, labels: Mapping[str, str], *, found: bool) -> int:
+    """Where a replica listens: its label, its own PORT, its only exposed TCP port, 8080. One that was `found` without
+    a label is an app only where something is known of its port."""
     if (label := labels.get(PORT)) is not None:
         if (port := parse_port(label)) is None:
             raise _LabelError(f"{PORT}={label!r} is not a port: use a number from 1 to 65535")
         return port
-    if port := parse_port(container.env.get("PORT", "")):
+    given = parse_port(container.env.get("PORT", ""))
+    if found:
+        port, why = compose.http_port(container, given)
+        if not port:
+            raise _LeftOut(f"{why}; {PORT}=NUMBER makes it an app all the same")
         return port
+    if given:
+        return given
     return container.exposed_ports[0] if len(container.exposed_ports) == 1 else DEFAULT_APP_PORT
 
 

@@ -4,8 +4,9 @@ create event and its start, too little for a pass. Only a head start: the pass t
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sidegate.core import compose
 from sidegate.core.desired import Desired, aliases, is_ours
-from sidegate.core.labels import discover
+from sidegate.core.labels import APP, DATABASE, ENABLE, INSTANCE, PHASE, discover
 from sidegate.core.model import DEFAULT_INSTANCE, Container, EngineState, Rules
 
 Join = tuple[str, frozenset[str]]
@@ -20,6 +21,8 @@ class Newcomers:
     databases: Mapping[str, tuple[Join, ...]] = field(default_factory=dict)
     instance: str = DEFAULT_INSTANCE
     trust_image_labels: bool = False
+    services: Mapping[str, str] | None = None
+    """A compose service's project and name, with a slash between, -> the name that it has now; None: labels only."""
 
 
 def expect(desired: Desired, state: EngineState, rules: Rules) -> Newcomers:
@@ -36,7 +39,9 @@ def expect(desired: Desired, state: EngineState, rules: Rules) -> Newcomers:
                 apps[end] = (*apps.get(end, ()), join)
                 if end not in desired.discovery.apps:
                     databases[end] = (*databases.get(end, ()), join)
-    return Newcomers(apps, databases, rules.instance, rules.trust_image_labels)
+    known = desired.discovery.services.items()
+    services = {_key(service): name for name, service in known} if rules.discover == "all" else None
+    return Newcomers(apps, databases, rules.instance, rules.trust_image_labels, services)
 
 
 def joins(container: Container, newcomers: Newcomers) -> tuple[Join, ...]:
@@ -45,4 +50,21 @@ def joins(container: Container, newcomers: Newcomers) -> tuple[Join, ...]:
     found = discover([container], rules)
     named = [newcomers.apps.get(name, ()) for name in found.apps]
     named += [newcomers.databases.get(name, ()) for name in found.databases]
-    return named[0] if named else ()
+    name = "" if named else _service_name(container, newcomers)
+    return named[0] if named else newcomers.apps.get(name) or newcomers.databases.get(name, ())
+
+
+def _service_name(container: Container, newcomers: Newcomers) -> str:
+    """What the service of a container without labels is called: as its other containers are, else as it would be by
+    itself; empty where that is somebody else's name."""
+    service, services = compose.service_of(container), newcomers.services
+    given = container.labels.get(INSTANCE, DEFAULT_INSTANCE)
+    said = not container.labels.keys().isdisjoint((APP, DATABASE, ENABLE, PHASE))
+    if service is None or services is None or said or given != newcomers.instance or compose.one_off(container):
+        return ""
+    alone = compose.names((service,))[service]
+    return services.get(_key(service), "" if alone in services.values() else alone)
+
+
+def _key(service: compose.Service) -> str:
+    return f"{service.project}/{service.service}"
