@@ -19,8 +19,10 @@ from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost, MemoryPor
 from sidegate.adapters.certificates import Certificates
 from sidegate.adapters.store import Store
 from sidegate.api import schemas
+from sidegate.api.announcing import Announcer
 from sidegate.api.client import Client
 from sidegate.api.commands import Commands
+from sidegate.api.events import Hub
 from sidegate.api.http import serve
 from sidegate.api.world import World
 from sidegate.core.model import Container, DatabaseDetails, Rules
@@ -105,7 +107,8 @@ class MemoryDaemon:
             clock=time.monotonic,
             healthy=20.0,
         )
-        self.rollouts = Rollouts(self.tools)
+        self.events = Hub()
+        self.rollouts = Rollouts(self.tools, tell=self.events.emit)
         self.commands = Commands(
             World(
                 store=self.store,
@@ -126,8 +129,12 @@ class MemoryDaemon:
                 volumes=self.volumes,
                 workloads=self.workloads,
                 rollouts=self.rollouts,
+                events=self.events,
             )
         )
+        self.announcer = Announcer(self.commands.world)
+        self.loop.standing.watch(self.announcer.look)
+        self.loop.standing.listen(self.announcer.look)
         self.client = Client(self.path, seconds=20)
 
     async def _listens(self, address: str, port: int) -> bool:

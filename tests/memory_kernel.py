@@ -51,6 +51,9 @@ class MemoryKernel(Recorder):
     async def sessions(self, port: int) -> tuple[KernelSession, ...]:
         return tuple(self.live.get(port, ()))
 
+    async def carried(self) -> Mapping[int, int]:
+        return {port: len(sessions) for port, sessions in self.live.items()}
+
     async def counts(self) -> Mapping[int, int]:
         return {port: self.taken.get(port, 0) for port in self.table}
 

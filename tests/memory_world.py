@@ -14,6 +14,7 @@ from sidegate.core.model import DatabaseDetails, HostState
 from sidegate.core.passwords import PasswordChanged
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Listening, Session, Usage, WorkerStatus
+from sidegate.core.tally import Tally
 from sidegate.errors import PortInUseError, SidegateError
 
 
@@ -84,12 +85,16 @@ class MemoryDataPlane(Recorder):
         self._published: Routes | None = None
         self._certified: CertificateSet | None = None
         self._version = 0
+        self.counted = Tally()
 
     def listeners(self) -> Mapping[str, Listening]:
         return dict(self._open)
 
     def published(self) -> Routes | None:
         return self._published
+
+    async def tally(self) -> Tally:
+        return self.counted
 
     async def publish(self, routes: Routes) -> int:
         self.record("publish")

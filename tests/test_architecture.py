@@ -17,7 +17,8 @@ ALLOWED = {
     "reconciler": {"core", "adapters", "reconciler"},
     "proxy": {"core", "proxy"},
     "api": {"core", "api"},
-    "cli": {"api", "cli", "main"},
+    "cli": {"api", "cli", "main", "doctor"},
+    "doctor": {"doctor", "settings", "development", "core", "adapters", "api", "proxy"},
 }
 OWNERS = {"docker": ("adapters/docker/client.py",), "sqlite3": ("adapters/store/",)}
 SOURCES = sorted(PACKAGE.rglob("*.py"))

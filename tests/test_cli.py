@@ -22,6 +22,8 @@ from sidegate.api.client import Reply
 from sidegate.cli import session, sidegate, tables
 from sidegate.core.options import OPTIONS
 
+WITHOUT_CALL = {"run", "doctor", "help", "completion", "man"}
+
 
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[MemoryDaemon]:
@@ -69,13 +71,14 @@ def _terminal(runtime_dir: Path, words: tuple[str, ...], typed: str, at: str) ->
 
 
 def test_every_verb_has_its_call_and_every_call_its_verb() -> None:
-    """`run` starts the daemon and needs none."""
-    assert {name for name, _ in verbs()} - {"run"} == {verb for call in CALLS for verb in call.verbs}
+    """Those of WITHOUT_CALL work without a daemon."""
+    assert {name for name, _ in verbs()} - WITHOUT_CALL == {verb for call in CALLS for verb in call.verbs}
 
 
 def test_these_are_the_verbs() -> None:
     assert {name for name, _ in verbs()} == {
-        *("run", "status", "audit", "purge", "connect", "disconnect", "connections", "build"),
+        *("help", "completion", "man", "events"),
+        *("run", "doctor", "status", "metrics", "audit", "purge", "connect", "disconnect", "connections", "build"),
         *("app ls", "app show"),
         *("env ls", "env set", "env unset", "env rename", "env export"),
         *("app set", "app unset", "app pause", "app resume", "app maintenance"),
@@ -92,7 +95,7 @@ def test_each_verb_has_a_help_text_with_an_example_and_the_common_options(name: 
     text = command.get_help(click.Context(command, info_name=f"sidegate {name}"))
     assert "Example" in text
     assert f"sidegate {name}" in text.split("Example")[1]
-    if name != "run":
+    if name not in WITHOUT_CALL - {"doctor"}:
         assert "--json" in text
         assert "--socket" in text
 

@@ -102,6 +102,10 @@ class HostToolError(SidegateError):
     code = "host-tool"
 
 
+class MissingRightsError(HostToolError):
+    """The daemon may not do that: it is not root, or lacks a capability. To try again does not help."""
+
+
 class LoginFailedError(SidegateError):
     """A database could not be logged in to: unreachable, or the credentials were refused."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import faulthandler
 import functools
 import os
 import pwd
@@ -10,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -21,20 +23,29 @@ from sidegate.adapters.database_port import DatabasePorts
 from sidegate.adapters.databases.servers import DatabaseServers, Location
 from sidegate.adapters.docker import DockerEngine, DockerWorkloads
 from sidegate.adapters.docker.builds import DockerBuilds
+from sidegate.adapters.docker.own_container import find_own_container
+from sidegate.adapters.docker.tally import EngineTally
 from sidegate.adapters.docker.volumes import DockerVolumes
 from sidegate.adapters.host import LinuxHost
 from sidegate.adapters.lock import hold
 from sidegate.adapters.nft import KernelForwarder
+from sidegate.adapters.orphans import reap
 from sidegate.adapters.store import Store
+from sidegate.adapters.systemd import ServiceManager
 from sidegate.adapters.tcp_connections import ask, listens, open_connections
-from sidegate.api import http
+from sidegate.adapters.user_host import UserHost
+from sidegate.api import http, metrics_listener
+from sidegate.api.announcing import Announcer
 from sidegate.api.commands import Commands
+from sidegate.api.events import Hub
 from sidegate.api.logins import resolve_details
 from sidegate.api.world import World
 from sidegate.core.database_engines import DATABASE_ENGINES
 from sidegate.core.desired import home_network
+from sidegate.core.guest import KERNEL_FAULT, LOST_SIGHT, UNKNOWN_HOST, OwnContainer
 from sidegate.core.model import DatabaseDetails, Rules
 from sidegate.core.routes import Policy
+from sidegate.development import development_settings, greeting, ordinary_user_hint
 from sidegate.errors import LoginFailedError, PortInUseError, SettingsError, SidegateError
 from sidegate.proxy import ports, privileges
 from sidegate.proxy.limits import Limits
@@ -45,22 +56,28 @@ from sidegate.reconciler.loop import Loop
 from sidegate.reconciler.passwords import Passwords
 from sidegate.reconciler.replacing import Tools
 from sidegate.reconciler.rollouts import Rollouts
-from sidegate.settings import Settings, load
+from sidegate.reconciler.visits import Visits
+from sidegate.settings import Settings, load, metrics_address
 
 SPARE_UID = 60913
 """What workers become where `worker_user` does not exist: in the range that no distribution gives out."""
 
+STOP_SECONDS = 15.0
+"""What ending takes beside the requests in flight."""
+
 logger = structlog.get_logger("sidegate.main")
 
 
-def run_daemon(config: Path | None) -> int:
+def run_daemon(config: Path | None, *, development: bool = False) -> int:
     """Run until SIGTERM, SIGINT or a purge; returns the exit status. Errors are printed, in a sentence each."""
     try:
-        settings = load(config, os.environ)
+        settings = (development_settings if development else load)(config, os.environ)
     except SettingsError as error:
         print(f"sidegate: {error}", file=sys.stderr)
         return error.exit_status
     log.configure(settings.log_level)
+    faulthandler.enable()  # a watchdog's SIGABRT leaves a trace of where every thread was
+    manager = ServiceManager.of(os.environ)
     privileges.raise_open_files()
     status = 0
     try:
@@ -68,10 +85,11 @@ def run_daemon(config: Path | None) -> int:
             hold(settings.state_dir, "state_dir", mode=0o700),
             hold(settings.runtime_dir, "runtime_dir", mode=0o755),
         ):
-            uvloop.run(serve(settings))
+            uvloop.run(serve(settings, manager, development=development))
     except* SidegateError as group:
         for found in _leaves(group):
-            print(f"sidegate: {found}", file=sys.stderr)
+            hint = "" if development else ordinary_user_hint(found)
+            print(f"sidegate: {found}{hint}", file=sys.stderr)
             status = found.exit_status
     return status
 
@@ -85,20 +103,30 @@ def _leaves(group: BaseExceptionGroup[SidegateError]) -> Iterator[SidegateError]
             yield error
 
 
-async def serve(settings: Settings) -> None:
-    """Everything between the locks and the exit."""
+async def serve(settings: Settings, manager: ServiceManager, *, development: bool = False) -> None:
+    """Everything between the locks and the exit. In `development` what takes root is not tried without."""
+    root = not development or os.geteuid() == 0
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(manager.close)
         store = await Store.open(settings.state_dir)
         stack.push_async_callback(store.close)
-        engine = DockerEngine(settings.docker_host)
+        calls = EngineTally()
+        engine = DockerEngine(settings.docker_host, tally=calls)
         stack.push_async_callback(engine.close)
-        supervisor = _supervisor(settings, lambda: loop.wake())
+        own = await find_own_container(settings.docker_host, settings.own_container)
+        stack.push_async_callback(lambda: visits.close())
+        supervisor = _supervisor(settings, lambda: loop.wake(), own)
         stack.push_async_callback(supervisor.stop)
-        host = LinuxHost(settings.instance)
-        rules = _rules(settings)
+        seen_by = own.host_process if own else 0
+        lost_sight = LOST_SIGHT if own and not seen_by else ""
+        host = (LinuxHost if root else UserHost)(settings.instance, process=seen_by, fault=lost_sight)
+        external_host = settings.external_host
+        if own and not external_host:
+            external_host = await host.address() or UNKNOWN_HOST
+        rules = replace(_rules(settings), namespaces=root, self_id=own.id if own else "")
 
         async def locate(name: str) -> Location:
             database = loop.desired.discovery.databases.get(name)
@@ -113,23 +141,27 @@ async def serve(settings: Settings) -> None:
 
         databases = DatabaseServers(locate)
         public = settings.external_ports
-        forwarder = KernelForwarder(settings.instance, (public.start, public.stop - 1))
-        kernel = KernelPorts(forwarder, databases)
+        unusable = KERNEL_FAULT if own else ""
+        forwarder = KernelForwarder(settings.instance, (public.start, public.stop - 1), unusable=unusable)
+        kernel = KernelPorts(forwarder, databases) if root or settings.forwarder != "userspace" else None
+        redirects = DatabasePorts(host_process=seen_by) if root else None
         passwords = Passwords(store, databases, wake=lambda: loop.wake())
         certificates = _certificates(settings) if settings.https_port else None
         if certificates is not None:
             stack.push_async_callback(certificates.close)
         loop = Loop(
-            applier=Applier(engine, host, supervisor, databases, certificates, DatabasePorts(), kernel, passwords),
+            applier=Applier(engine, host, supervisor, databases, certificates, redirects, kernel, passwords),
             store=store,
             rules=rules,
             resync_seconds=settings.resync_seconds,
         )
         stack.push_async_callback(loop.close)
-        workloads = DockerWorkloads(settings.docker_host)
+        visits = Visits(loop, engine, supervisor, open_connections)
+        workloads = DockerWorkloads(settings.docker_host, tally=calls)
         stack.push_async_callback(workloads.close)
-        volumes = DockerVolumes(settings.docker_host)
+        volumes = DockerVolumes(settings.docker_host, tally=calls)
         stack.push_async_callback(volumes.close)
+        events = Hub()
         rollouts = Rollouts(
             Tools(
                 loop=loop,
@@ -142,7 +174,8 @@ async def serve(settings: Settings) -> None:
                 clock=time.monotonic,
                 healthy=settings.rollout_seconds,
                 drain=settings.drain_seconds,
-            )
+            ),
+            tell=events.emit,
         )
         commands = Commands(
             World(
@@ -152,7 +185,7 @@ async def serve(settings: Settings) -> None:
                 logins=databases,
                 data_plane=supervisor,
                 port_holder=lambda port: ports.holder(port) or "",
-                external_host=functools.partial(_external_host, settings),
+                external_host=functools.partial(_external_host, settings, external_host),
                 stop=stopping.set,
                 clock=time.monotonic,
                 version=__version__,
@@ -166,31 +199,54 @@ async def serve(settings: Settings) -> None:
                 volumes=volumes,
                 workloads=workloads,
                 rollouts=rollouts,
+                engine_calls=calls,
+                container=own,
+                events=events,
             )
         )
         passwords.redeploy = commands.passwords.bring_up_to_date
+        announcer = Announcer(commands.world)
+        loop.standing.watch(announcer.look)
+        loop.standing.listen(announcer.look)
         try:
             await supervisor.bind()
         except PortInUseError as error:
-            raise PortInUseError(f"{error}: stop that, or set http_port and https_port (0: no TLS)") from None
+            hint = "; SIDEGATE_HTTP_PORT=8081 in front of the command does" if development else ""
+            raise PortInUseError(f"{error}: stop that, or set http_port and https_port (0: no TLS){hint}") from None
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(loop.run(), name="loop"),
                 tasks.create_task(rollouts.run(), name="rollouts"),
             ]
-            engine.watch(loop.wake)
+            engine.watch(visits.wake if own else loop.wake)
+            if os.getpid() == 1:
+                running.append(tasks.create_task(reap(), name="orphans"))
+            if own:
+                running.append(tasks.create_task(visits.run(), name="visits"))
             if certificates is not None:
                 certificates.watch(loop.wake)
                 running.append(tasks.create_task(certificates.run(), name="certificates"))
-            async with http.serve(commands, settings.runtime_dir / "control.sock"):
+            node = commands.node
+            speak = manager.run(ready=lambda: node.ready, status=node.summary, stalled=loop.stalled)
+            running.append(tasks.create_task(speak, name="service manager"))
+            async with (
+                http.serve(commands, settings.runtime_dir / "control.sock"),
+                metrics_listener.serve(commands.metrics, metrics_address(settings.metrics_listen)),
+            ):
                 with contextlib.suppress(TimeoutError):
                     await loop.settle()  # routes first: a worker without them would answer 404 to everybody
                 await supervisor.start()
                 running.append(tasks.create_task(supervisor.run(), name="supervisor"))
+                running.append(tasks.create_task(announcer.run(), name="events"))
                 served = {"http_port": settings.http_port, "https_port": settings.https_port}
                 logger.info("started", version=__version__, **served, pid=os.getpid())
+                events.emit("daemon.started", "sidegate", f"version {__version__} serves", pid=os.getpid(), **served)
+                if development:
+                    print(greeting(settings, loop.last.engine_fault), file=sys.stderr, flush=True)
                 await stopping.wait()
+                events.emit("daemon.stopping", "sidegate", "the daemon stops", pid=os.getpid())
             logger.info("stopping")
+            manager.stopping(settings.drain_seconds + STOP_SECONDS)
             for task in running:
                 task.cancel()
 
@@ -213,6 +269,8 @@ def _rules(settings: Settings) -> Rules:
         default_app=settings.default_app,
         tls=bool(settings.https_port),
         forwarder=settings.forwarder,
+        discover=settings.discover,
+        loopback=settings.listen == "loopback",
     )
 
 
@@ -225,7 +283,7 @@ def _certificates(settings: Settings) -> Certificates:
     )
 
 
-def _supervisor(settings: Settings, on_health: Callable[[], None]) -> Supervisor:
+def _supervisor(settings: Settings, on_health: Callable[[], None], own: OwnContainer | None) -> Supervisor:
     uid = gid = None
     if os.geteuid() == 0:
         try:
@@ -237,16 +295,17 @@ def _supervisor(settings: Settings, on_health: Callable[[], None]) -> Supervisor
         workers=settings.workers or os.cpu_count() or 1,
         http_port=settings.http_port,
         https_port=settings.https_port or None,
+        address=ports.LOOPBACK if settings.listen == "loopback" else "",
         log=structlog.get_logger("sidegate.workers"),
         uid=uid,
         gid=gid,
-        limits=_limits(settings),
+        limits=_limits(settings, own),
         access_log=settings.access_log,
         on_health=on_health,
     )
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(settings: Settings, own: OwnContainer | None) -> Limits:
     return Limits(
         head=settings.header_seconds,
         idle=settings.idle_seconds,
@@ -261,14 +320,17 @@ def _limits(settings: Settings) -> Limits:
         pause=settings.pause_seconds,
         https_port=settings.https_port,
         trusted_proxies=settings.trusted_proxies,
+        local_clients=tuple(sorted(own.gateways)) if own else (),
         log_sample=settings.access_log_sample,
     )
 
 
-def _external_host(settings: Settings) -> str:
+def _external_host(settings: Settings, given: str) -> str:
     """What to tell people to connect to: the setting, else the address of the interface with the default route."""
-    if settings.external_host:
-        return settings.external_host
+    if given:
+        return given
+    if settings.listen == "loopback":
+        return "127.0.0.1"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # asks the routing table; a datagram socket sends nothing by connecting

@@ -153,11 +153,39 @@ def _worker_user(value: object) -> str:
     return name
 
 
+def _listen_address(value: object) -> str:
+    text = _text(value)
+    if text and metrics_address(text) is None:
+        raise ValueError('must be an address and a port such as "127.0.0.1:9913" or "[::1]:9913", or empty for none')
+    return text
+
+
+def metrics_address(text: str) -> tuple[str, int] | None:
+    """Address and port of `metrics_listen`; None where it is empty, or neither."""
+    host, _, port = text.rpartition(":")
+    if ":" in host:
+        host = host[1:-1] if host.startswith("[") and host.endswith("]") else ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        return None
+    return str(address), int(port)
+
+
 def _docker_host(value: object) -> str:
     address = _text(value)
     if address and not re.fullmatch(r"unix:///.+|(tcp|https?)://[^/]+(/.*)?", address):
         raise ValueError('must be "unix:///path" or "tcp://host:port"')
     return address
+
+
+def _container(value: object) -> str:
+    name = _text(value)
+    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", name):
+        raise ValueError('must be "auto", "none", or the name or id of a container')
+    return name
 
 
 def _choice(*choices: str) -> Callable[[object], str]:
@@ -177,6 +205,7 @@ class Settings:
     runtime_dir: Annotated[Path, _runtime_directory] = Path("/run/sidegate")
     http_port: Annotated[int, _number(1, 65535)] = 80
     https_port: Annotated[int, _number(0, 65535)] = 443
+    listen: Annotated[str, _choice("all", "loopback")] = "all"
     certificates: Annotated[Path | None, _optional_directory] = None
     external_ports: Annotated[range, _port_range] = range(30000, 31000)
     external_host: Annotated[str, _host] = ""
@@ -191,6 +220,8 @@ class Settings:
     workers: Annotated[int, _number(0, 256)] = 0
     worker_user: Annotated[str, _worker_user] = "sidegate-worker"
     docker_host: Annotated[str, _docker_host] = ""
+    discover: Annotated[str, _choice("labels", "all")] = "labels"
+    own_container: Annotated[str, _container] = "auto"
     instance: Annotated[str, _instance] = "sidegate"
     log_level: Annotated[str, _choice("debug", "info", "warning", "error")] = "info"
     resync_seconds: Annotated[int, _number(1, 3600)] = 30
@@ -210,6 +241,7 @@ class Settings:
     max_connections_per_client: Annotated[int, _number(0, 10_000_000)] = 0
     pause_seconds: Annotated[int, _number(1, 3600)] = 60
     pause_requests: Annotated[int, _number(0, 1_000_000)] = 1000
+    metrics_listen: Annotated[str, _listen_address] = ""
     access_log: Annotated[str, _log_file] = ""
     access_log_sample: Annotated[int, _number(1, 1_000_000)] = 1
 

@@ -51,6 +51,12 @@ def test_else_it_is_the_first_of_the_usual_places(tmp_path: Path, monkeypatch: p
     own.parent.mkdir()
     own.touch()
     assert find_socket(None, environ) == own
+    environ = {"HOME": str(tmp_path / "home")}  # a session without a runtime directory
+    assert find_socket(None, environ) == tmp_path / "system.sock"
+    beside = tmp_path / "home/.local/state/sidegate/run/control.sock"
+    beside.parent.mkdir(parents=True)
+    beside.touch()
+    assert find_socket(None, environ) == beside
     (tmp_path / "system.sock").touch()
     assert find_socket(None, environ) == tmp_path / "system.sock"
 
@@ -59,8 +65,8 @@ def test_no_socket_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DaemonUnreachableError) as caught:
         Client(tmp_path / "none.sock").call("GET", "/v1/status", schemas.Status)
     assert str(caught.value) == (
-        f"no Sidegate daemon answers on {tmp_path}/none.sock: start one with `sidegate run`, "
-        "or name its socket with --socket"
+        f"no Sidegate daemon answers on {tmp_path}/none.sock: start one with `sidegate run` "
+        "(`sidegate run --dev` for your own compose projects), or name its socket with --socket"
     )
     assert caught.value.exit_status == 3
 

@@ -48,7 +48,8 @@ class Answer(msgspec.Struct):
 
 async def ask(node: MemoryDaemon, method: str, target: str, body: bytes = b"") -> Answer:
     """One request, as bytes on the socket."""
-    head = f"{method} {target} HTTP/1.1\r\nHost: sidegate\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"{method} {target} HTTP/1.1\r\nHost: sidegate\r\nConnection: close\r\nAccept: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
     raw = await node.raw(head.encode() + body)
     first, _, rest = raw.partition(b"\r\n\r\n")
     lines = first.decode().split("\r\n")
@@ -103,6 +104,9 @@ async def test_answers_are_what_the_document_says(node: MemoryDaemon) -> None:
         ("GET", "/v1/apps/shop/env?scope=a&scope=b", b"", 422, "invalid", "twice"),
         ("GET", "/v1/audit?limit=x", b"", 422, "invalid", "$.limit"),
         ("GET", "/v1/audit?limit=0", b"", 422, "invalid", "between 1 and 1000"),
+        ("GET", "/v1/audit?within=soon", b"", 422, "invalid", "'soon' is not a time"),
+        ("GET", "/v1/events?limit=0", b"", 422, "invalid", "between 1 and 1000"),
+        ("GET", "/v1/events?kind=ap", b"", 422, "invalid", "did you mean app?"),
         ("GET", "/v1/status", b"{}", 422, "invalid", "takes no body"),
         ("PATCH", "/v1/apps/shop", b"{}", 422, "invalid", "nothing to change"),
         ("PATCH", "/v1/apps/shop", b"", 422, "invalid", "body is wrong"),

@@ -203,7 +203,7 @@ async def test_over_the_socket_no_password_is_in_the_audit_trail(node: MemoryDae
     body = PasswordRequest(password=NEW)
     done = await node.call("PUT", "/v1/databases/shop-db/password", schemas.PasswordSet, body=body)
     assert done.database == "shop-db"
-    entries = await node.commands.node.audit(10)
+    entries = await node.commands.node.audit()
     assert (entries[0].verb, entries[0].target, entries[0].outcome) == ("db password", "shop-db", "done")
     assert NEW not in repr(entries)
 

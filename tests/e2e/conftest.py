@@ -6,20 +6,42 @@ from pathlib import Path
 
 import pytest
 
+import forms_table
+from e2e import forms
 from e2e.node import Node, need_engine, running
 from e2e.outside import Outside, Switch, another_host
 from e2e.private_engine import PrivateEngine, private_engine
 
-PRIVATE = "sgengine"
+PRIVATE = forms.other_name("sgengine")
 FIRST = "sgtest", "10.215.0.0/17", "31000-31099"
 SECOND = "sgtest2", "10.220.0.0/17", "31900-31999"
-"""Name, pool and ports of the daemon; scripts/test has runs side by side, each with a daemon of its own."""
+"""Name, pool and ports of the daemon; scripts/test has runs side by side, each with a daemon of its own, and another
+form of it may be under test at the same time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "e2e" in item.path.parts:
             item.add_marker(pytest.mark.engine)
+            for what in (word for marker in item.iter_markers("needs") for word in marker.args):
+                if not forms.has(forms.FORM, what):
+                    item.add_marker(pytest.mark.skip(f"{what}: {forms.LACKS[forms.FORM][what]}"))
+
+
+_outcomes = forms_table.Outcomes()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" or report.outcome != "passed":
+        reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else ""
+        _outcomes.add(report.nodeid, report.outcome, reason)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What passes in which form is written down by runs of whole files that say so."""
+    chosen = session.config.option.keyword or any("::" in word for word in session.config.args)
+    if os.environ.get("SIDEGATE_RECORD_FORM") and not chosen and not session.shouldstop and not session.shouldfail:
+        forms_table.record(forms.FORM, _outcomes)
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +49,18 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A running daemon. Tests that stop it start it again."""
     need_engine()
     name, pool, ports = SECOND if os.environ.get("SIDEGATE_SECOND_RUN") else FIRST
-    with running(Node(Path(tmp_path_factory.mktemp("node")), name, pool=pool, ports=ports)) as node:
+    if forms.FORM != "host":
+        name, pool, ports = forms.OWN[forms.FORM]
+    directory = Path(tmp_path_factory.mktemp("node"))
+    with running(Node(directory, name, pool=pool, ports=ports, form=forms.FORM)) as node:
         yield node
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The directories of nodes are in one that is closed to others."""
+    if forms.FORM == "dev":
+        tmp_path_factory.getbasetemp().chmod(0o711)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +82,7 @@ def shop_db(node: Node) -> str:
 
 @pytest.fixture(scope="session")
 def other_host() -> Iterator[Outside]:
-    with another_host("sgoutside") as made:
+    with another_host(forms.other_name("sgoutside"), forms.other_prefix("198.18.7")) as made:
         yield made
 
 
@@ -72,7 +104,7 @@ def switch(node: Node, shop_db: str) -> Iterator[Switch]:
     switch.off()
 
 
-@pytest.fixture(params=["kernel", "userspace"])
+@pytest.fixture(params=[pytest.param("kernel", marks=pytest.mark.needs("the kernel's forwarder")), "userspace"])
 def forwarder(request: pytest.FixtureRequest) -> str:
     """What carries external connections: a test that asks for it runs for each."""
     return str(request.param)
@@ -83,6 +115,8 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Pr
     """A daemon beside an engine that can be restarted, both in a namespace of their own."""
     directory = Path(tmp_path_factory.mktemp("engine"))
     with private_engine(directory, PRIVATE) as engine:
+        if forms.FORM in ("image", "bridge"):
+            engine.load(forms.IMAGE)
         node = Node(
             directory, "sgpriv", pool="10.216.0.0/20", ports="31300-31399", docker=engine.url, namespace=PRIVATE
         )

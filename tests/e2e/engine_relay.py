@@ -23,6 +23,7 @@ class EngineRelay:
 
     def start(self) -> None:
         self._listener.bind(str(self.path))
+        self.path.chmod(0o666)
         self._listener.listen(64)
         threading.Thread(target=self._accept, name="relay", daemon=True).start()
 

@@ -20,12 +20,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from e2e import forms
 from sidegate.api.calls import CALLS
 from sidegate.api.client import Client, find_socket, quote
 
 T = TypeVar("T")
 PARAMETER = re.compile(r"\{(\w+)\}")
-SIDEGATE = str(Path(sys.executable).parent / "sidegate")
+SIDEGATE = forms.SIDEGATE
 APP_IMAGE, DATABASE_IMAGE, BASE_IMAGE = "sidegate-sample-app", "sidegate-mariadb", "sidegate-base"
 PASSWORD = "Pa$$ word'\"1"
 
@@ -65,7 +66,8 @@ class Reply:
 class Node:
     """One daemon. `namespace`: a network namespace that it, its engine and its clients live in (else the host's).
 
-    `settings` of its own, by their keys, hold for every start.
+    `settings` of its own, by their keys, hold for every start. `form`: how it is started, else as the run says, and
+    then `name`, `pool` and `ports` are moved where such runs have theirs.
     """
 
     def __init__(
@@ -78,17 +80,25 @@ class Node:
         docker: str = "",
         namespace: str = "",
         settings: Mapping[str, str] = MappingProxyType({}),
+        form: str = "",
     ) -> None:
-        self.name = name
+        self.form = form or forms.FORM
+        if not form:
+            name, pool, ports = forms.beside(self.form, name, pool, ports)
+        self.name, self.pool = name, pool
+        self.ports = range(int(ports.split("-")[0]), int(ports.split("-")[1]) + 1)
+        directory = forms.place(self.form, directory)
         self.ours = ["--label", f"sidegate.instance={name}"]
         """Options of `docker run` that make a container this daemon's business and no other's."""
         self.directory = directory
         self.inside = enter(namespace) if namespace else []
-        self.http_port = 80 if namespace else free_port()
-        self.https_port = 443 if namespace else free_port()
+        self.without: Sequence[str] = ()
+        """Capabilities that the daemon starts without."""
+        self.http_port = 8080 if namespace else forms.free_port(self.form)
+        self.https_port = 8443 if namespace else forms.free_port(self.form)
         self.log = directory / "daemon.log"
         self._containers: list[str] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: forms.Process | None = None
         self.environ = {
             **{key: value for key, value in os.environ.items() if not key.startswith("SIDEGATE_")},
             "SIDEGATE_STATE_DIR": str(directory / "state"),
@@ -105,6 +115,22 @@ class Node:
         if docker:
             self.environ |= {"DOCKER_HOST": docker}
 
+    def has(self, what: str) -> bool:
+        """Whether the daemon has, in its form, something that not every form has."""
+        return forms.has(self.form, what)
+
+    @property
+    def seen_as(self) -> str:
+        """The address that a client on this machine has for the daemon."""
+        if self.form != "bridge":
+            return "127.0.0.1"
+        return self.docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", f"0{self.name}")
+
+    def give(self, path: Path) -> None:
+        """Let the daemon's user have a file or a directory that was made here."""
+        if self.form == "dev":
+            os.chown(path, forms.USER, forms.USER)
+
     # --- the daemon
 
     @property
@@ -115,10 +141,8 @@ class Node:
     def start(self, *, ready: bool = True, **settings: str) -> None:
         """Start the daemon, by default until it says that it is ready."""
         environ = self.environ | {f"SIDEGATE_{key.upper()}": value for key, value in settings.items()}
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self.inside, SIDEGATE, "run"], env=environ, stdout=log, stderr=log, start_new_session=True
-            )
+        launch = forms.Launch(self.name, self.directory, self.log, environ, self.inside, self.without)
+        self._process = forms.start(self.form, launch)
         if ready:
             wait_for("the daemon is ready", self.is_ready)
 
@@ -317,6 +341,20 @@ def running(node: Node) -> Iterator[Node]:
         yield node
     finally:
         node.close()
+
+
+@contextlib.contextmanager
+def holding(node: Node, port: int) -> Iterator[int]:
+    """Somebody else listens at a port, a process of the daemon's user; gives its pid."""
+    listen = f"import socket; s = socket.create_server(('', {port})); print('ready', flush=True); input()"
+    who = [*forms.as_user(), forms.user_python()] if node.form == "dev" else [sys.executable]
+    with subprocess.Popen([*who, "-c", listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"ready\n"
+            yield holder.pid
+        finally:
+            holder.kill()
 
 
 def need_engine() -> None:

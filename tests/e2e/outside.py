@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import pymysql
 
+from e2e import forms
 from e2e.node import PASSWORD, Node, outside_host, run
 from sidegate.api import schemas
 from sidegate.api.client import Client, find_socket
@@ -29,8 +30,9 @@ GREETED, RESET, REFUSED, SILENT = "greeted", "reset", "refused", "silent"
 
 SECONDS = 5.0
 DATABASE_PORT = 3306
-_V6 = "fd00:51:100::"
+_V6 = "fd00:51:100::" if forms.FORM == "host" else "fd00:51:101::"
 _RETRY = 0.002
+NET_V6 = f"{_V6}/64"
 _OVER = {"CLOSE", "TIME_WAIT"}
 
 
@@ -48,10 +50,10 @@ _PLAIN: Mapping[str, Any] = {
 
 class Outside:
     """`here` and `here_v6` are this machine as the other host sees it; `there` are the other host's addresses, the
-    first one what it uses unasked, and `there_v6` one of IPv6."""
+    first one what it uses unasked, and `there_v6` one of IPv6. `net` is the first three numbers of all of IPv4."""
 
     def __init__(self, name: str, prefix: str = "198.18.7", *, within: str = "") -> None:
-        self.name = name
+        self.name, self.net = name, prefix
         self.here, self.here_v6 = f"{prefix}.1", f"{_V6}1"
         self.there = tuple(f"{prefix}.{number}" for number in range(2, 6))
         self.there_v6 = f"{_V6}2"

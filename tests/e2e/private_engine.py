@@ -55,14 +55,15 @@ class PrivateEngine:
 
 
 @contextlib.contextmanager
-def private_engine(directory: Path, namespace: str) -> Iterator[PrivateEngine]:
-    """A started engine (with live-restore) that has the sample app's image; everything of it goes afterwards."""
+def private_engine(directory: Path, namespace: str, *, image: str = APP_IMAGE) -> Iterator[PrivateEngine]:
+    """A started engine (with live-restore) that has an image of ours, or none; everything of it goes afterwards."""
     engine = PrivateEngine(directory, namespace)
     run("ip", "netns", "add", namespace)
     try:
         run("ip", "-n", namespace, "link", "set", "lo", "up")
         engine.start(live_restore=True)
-        engine.load()
+        if image:
+            engine.load(image)
         yield engine
     finally:
         with contextlib.suppress(Exception):

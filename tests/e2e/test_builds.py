@@ -167,7 +167,8 @@ def test_r21_a_migration_in_the_build_is_explained_and_both_ways_round_it_work(s
     shop.write(AT_START)
     shop.build()
     node.docker("rm", "-f", node.container("shop"))
-    node.docker_run("shop", "--label", "sidegate.app=shop", *node.env_options("shop"), image=shop.tag)
+    again = [] if node.has("newcomers held") else ["--restart", "on-failure"]
+    node.docker_run("shop", "--label", "sidegate.app=shop", *node.env_options("shop"), *again, image=shop.tag)
     wait_for("the start command has migrated", lambda: migrated(node, database), 60)
     wait_for("the app serves", lambda: node.get("shop.localhost").status == 200)
     node.sql(database, "DROP TABLE shop.migrated")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e import forms
 from e2e.node import APP_IMAGE, SIDEGATE, Node, enter, need_engine, outside_host, run, running, wait_for
 from e2e.visitors import secure_get, trusting, visitors
 
@@ -70,8 +71,8 @@ def context(request: pytest.FixtureRequest) -> object:
 def test_a_deployed_app_has_port_and_answers_publicly(node: Node) -> None:
     """R26, R29, R30, R31: PORT is given, the sample app reads it, and requests to 80 and 443 go there."""
     deploy(node, "ported", "--port", "5000", "--domain", "ported.example")
-    assert environment(node, "sgdeploy-ported-1")["PORT"] == "5000"
-    assert "listening on port 5000" in node.docker("logs", "sgdeploy-ported-1")
+    assert environment(node, node.container("ported-1"))["PORT"] == "5000"
+    assert "listening on port 5000" in node.docker("logs", node.container("ported-1"))
     for host in ("ported.localhost", "ported.example"):
         assert node.get(host, "/healthz").status == 200
         assert secure_get(node, host).status == 200
@@ -81,7 +82,7 @@ def test_a_deployed_app_has_port_and_answers_publicly(node: Node) -> None:
 def test_an_app_that_is_not_there_is_503_and_an_unknown_host_404(node: Node) -> None:
     """R32: stopped, undeployed, unknown."""
     deploy(node, "gone", "--domain", "gone.example")
-    node.docker("stop", "sgdeploy-gone-1")
+    node.docker("stop", node.container("gone-1"))
     wait_for("it is stopped", lambda: "stopped" in node.get("gone.example").body)
     assert node.get("gone.example").status == 503
     node.cli("app", "rm", "gone", "--yes")
@@ -93,27 +94,28 @@ def test_variables_are_given_literally(node: Node) -> None:
     """B4."""
     value = "a,b 'c' \"d\" $e `f` \\ %\nsecond line"
     deploy(node, "literal", "--env", f"ODD={value}")
-    assert environment(node, "sgdeploy-literal-1")["ODD"] == value
+    assert environment(node, node.container("literal-1"))["ODD"] == value
     node.cli("app", "rm", "literal", "--yes")
 
 
 def test_deployed_apps_reach_the_world_and_not_each_other(node: Node) -> None:
     """R12: each has a network to itself."""
     deploy(node, "alone")
-    address = node.addresses("sgdeploy-shop-1")[0]
+    address = node.addresses(node.container("shop-1"))[0]
     probe = f"import socket; socket.create_connection(('{address}', 8080), 2)"
-    done = run("docker", "exec", "sgdeploy-alone-1", "python3", "-c", probe, check=False)
+    done = run("docker", "exec", node.container("alone-1"), "python3", "-c", probe, check=False)
     assert done.returncode != 0
-    with outside_host("sgdeployout", prefix="198.51.107") as outside:
+    with outside_host(forms.other_name("sgdeployout"), prefix=forms.other_prefix("198.51.107")) as outside:
         server = [*enter(outside), sys.executable, "-c", SERVER]
         with subprocess.Popen(server, stdout=subprocess.PIPE) as listening:
             assert listening.stdout is not None
             listening.stdout.readline()
-            probe = "import socket; print(socket.create_connection(('198.51.107.2', 8099), 5).recv(5).decode())"
-            assert node.docker("exec", "sgdeploy-alone-1", "python3", "-c", probe) == "hello"
+            there = f"{forms.other_prefix('198.51.107')}.2"
+            probe = f"import socket; print(socket.create_connection(('{there}', 8099), 5).recv(5).decode())"
+            assert node.docker("exec", node.container("alone-1"), "python3", "-c", probe) == "hello"
             listening.kill()
     node.cli("app", "rm", "alone", "--yes")
-    assert "sgdeploy--alone" not in node.networks()
+    assert node.container("-alone") not in node.networks()
 
 
 def test_what_is_refused(node: Node) -> None:
@@ -150,9 +152,9 @@ def test_no_request_is_lost_to_a_deployment_a_redeployment_or_a_port(node: Node,
         port = next(port for port in ports if port != node.json("app", "show", "shop")["port"])
         node.cli("app", "port", "shop", str(port))
     assert not before & ids(node, "shop")
-    assert containers(node, "shop") == {"sgdeploy-shop-1": "running", "sgdeploy-shop-2": "running"}
-    assert environment(node, "sgdeploy-shop-1") | {"VERSION": "3", "PORT": str(port)} == environment(
-        node, "sgdeploy-shop-1"
+    assert containers(node, "shop") == {node.container("shop-1"): "running", node.container("shop-2"): "running"}
+    assert environment(node, node.container("shop-1")) | {"VERSION": "3", "PORT": str(port)} == environment(
+        node, node.container("shop-1")
     )
     assert node.json("app", "show", "shop")["stale"] == []
 
@@ -203,8 +205,8 @@ def test_where_two_cannot_run_side_by_side_it_is_said_and_the_old_one_stops_firs
 
 
 def test_a_container_that_somebody_removed_is_made_again(node: Node) -> None:
-    node.docker("rm", "-f", "sgdeploy-shop-2")
-    wait_for("it is back", lambda: containers(node, "shop").get("sgdeploy-shop-2") == "running", 60)
+    node.docker("rm", "-f", node.container("shop-2"))
+    wait_for("it is back", lambda: containers(node, "shop").get(node.container("shop-2")) == "running", 60)
     wait_for("it serves", lambda: node.json("app", "show", "shop")["serving"] == 2, 60)
 
 
@@ -233,7 +235,7 @@ def test_a_daemon_killed_half_way_goes_on_at_its_next_start(
     node: Node, app: str, when: Callable[[dict[str, str]], bool]
 ) -> None:
     """Afterwards exactly one healthy copy of each container serves, and nothing is left over."""
-    names = {"shop": {"sgdeploy-shop-1", "sgdeploy-shop-2"}, "fixed": {node.container("fixed")}}[app]
+    names = {"shop": {node.container("shop-1"), node.container("shop-2")}, "fixed": {node.container("fixed")}}[app]
     with subprocess.Popen(
         [SIDEGATE, "app", "redeploy", app], env=node.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as asked:
@@ -252,7 +254,7 @@ def test_a_daemon_killed_half_way_goes_on_at_its_next_start(
 
 def test_logs(node: Node) -> None:
     found = node.cli("app", "logs", "shop", "--tail", "1", "--table").stdout.splitlines()
-    assert sorted(line.split(" | ")[0] for line in found) == ["sgdeploy-shop-1", "sgdeploy-shop-2"]
+    assert sorted(line.split(" | ")[0] for line in found) == [node.container("shop-1"), node.container("shop-2")]
     with subprocess.Popen(
         [SIDEGATE, "app", "logs", "shop", "-f"], env=node.environ, stdout=subprocess.PIPE
     ) as following:
@@ -267,9 +269,9 @@ def test_removing_an_app_takes_what_is_ours_and_nothing_else(node: Node) -> None
     assert node.refusal("app", "rm", "shop")[0] == 2
     assert len(containers(node, "shop")) == 2
     done = node.json("app", "rm", "shop", "--yes")
-    assert done["containers"] == ["sgdeploy-shop-1", "sgdeploy-shop-2"]
+    assert done["containers"] == [node.container("shop-1"), node.container("shop-2")]
     assert containers(node, "shop") == {}
-    assert "sgdeploy--shop" not in node.networks()
+    assert node.container("-shop") not in node.networks()
     done = node.json("app", "rm", "fixed", "--yes")
     assert done["kept_containers"] == [node.container("fixed")]
     assert containers(node, "fixed") == {node.container("fixed"): "running"}

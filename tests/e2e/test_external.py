@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiomysql
 import pymysql
+import pytest
 import yarl
 
 from e2e.node import PASSWORD, Node, wait_for
@@ -238,6 +239,7 @@ def test_an_address_is_slowed_down(switch: Switch, outside: Outside, forwarder: 
     expect_refused(switch, {reason: outcomes.count(RESET)})
 
 
+@pytest.mark.needs("clients of this machine")
 def test_local_is_for_this_machine_alone(switch: Switch, outside: Outside, forwarder: str) -> None:
     """The kernel has nothing to do with it by design: loopback is the workers', whoever carries the rest."""
     port = switch.on(local=True, forwarder="" if forwarder == "kernel" else forwarder)

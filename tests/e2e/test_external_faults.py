@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from e2e import forms
 from e2e.conftest import PRIVATE
 from e2e.node import Node, run, wait_for
 from e2e.outside import GREETED, REFUSED, RESET, Outside, Switch, another_host
@@ -22,10 +23,12 @@ with socket.create_server(("", 3306)) as server:
         client.sendall(b"\\x0b\\0\\0\\0\\xff\\x10\\4too many")  # as MariaDB greets one too many
         client.close()
 """
+pytestmark = pytest.mark.needs("the kernel's forwarder")
+
 BLOWS = [
     "iptables -F DOCKER-USER",
-    "nft delete table ip sidegate-sgpriv",
-    "nft flush chain ip sidegate-sgpriv prerouting",
+    "nft delete table ip sidegate-{node}",
+    "nft flush chain ip sidegate-{node} prerouting",
     "iptables -t nat -F",
     "nft flush ruleset",
 ]
@@ -34,7 +37,7 @@ BLOWS = [
 @pytest.fixture(scope="module")
 def beyond() -> Iterator[Outside]:
     """Another host, for a node that lives in a namespace."""
-    with another_host("sgbeyond", "203.0.113", within=PRIVATE) as made:
+    with another_host(forms.other_name("sgbeyond"), forms.other_prefix("203.0.113"), within=PRIVATE) as made:
         yield made
 
 
@@ -81,7 +84,7 @@ def test_flushed_rules_come_back_by_themselves(
     port = settled(node, opened)
     closed = shut.show().port or 0
     with during(lambda: beyond.attempt(closed)) as outcomes:
-        run(*node.inside, *blow.split())
+        run(*node.inside, *blow.format(node=node.name).split())
         assert settled(node, opened) == port
         assert [beyond.attempt(port, a) for a in beyond.there[:2]] == [GREETED, RESET]
     assert outcomes == {REFUSED}
@@ -106,6 +109,7 @@ def during(attempt: Callable[[], str]) -> Iterator[set[str]]:
         thread.join()
 
 
+@pytest.mark.needs("an engine that restarts")
 def test_an_engine_that_is_away_and_comes_back(
     private: tuple[Node, PrivateEngine], databases: tuple[Switch, Switch], beyond: Outside
 ) -> None:

@@ -1,42 +1,43 @@
 """Public ports: asked for by number, held by somebody else, and a database that publishes one itself."""
 
-import os
 import socket
 
-from e2e.node import PASSWORD, Node, wait_for
-from e2e.outside import GREETED, REFUSED, Outside, Switch
+import pytest
 
-FIRST, LAST = 31000, 31099
+from e2e.node import PASSWORD, Node, holding, wait_for
+from e2e.outside import GREETED, REFUSED, Outside, Switch
 
 
 def test_a_port_is_asked_for_by_number_and_stays(node: Node, switch: Switch, outside: Outside, forwarder: str) -> None:
+    first, last = node.ports[0], node.ports[-1]
     before = switch.on(forwarder=forwarder)
-    shown = node.json("external", "on", "shop-db", "--port", str(LAST))
-    assert shown["port"] == LAST
-    assert [outside.attempt(port) for port in (before, LAST)] == [REFUSED, GREETED]
+    shown = node.json("external", "on", "shop-db", "--port", str(last))
+    assert shown["port"] == last
+    assert [outside.attempt(port) for port in (before, last)] == [REFUSED, GREETED]
     switch.off()
-    assert switch.on(forwarder=forwarder) == LAST
+    assert switch.on(forwarder=forwarder) == last
     status, text = node.refusal("external", "on", "shop-db", "--port", "80")
-    assert (status, f"use one of {FIRST}-{LAST}" in text) == (2, True), text
-    assert outside.attempt(LAST) == GREETED
+    assert (status, f"use one of {first}-{last}" in text) == (2, True), text
+    assert outside.attempt(last) == GREETED
     switch.change(port=before)
-    assert [outside.attempt(port) for port in (before, LAST)] == [GREETED, REFUSED]
+    assert [outside.attempt(port) for port in (before, last)] == [GREETED, REFUSED]
 
 
+@pytest.mark.needs("the host's ports")
 def test_a_port_that_somebody_else_holds_is_named_with_its_holder(
     node: Node, switch: Switch, outside: Outside, forwarder: str
 ) -> None:
     """And what was on is on as it was."""
-    port = switch.on(forwarder=forwarder)
-    with socket.create_server(("", LAST - 1)):
-        status, text = node.refusal("external", "on", "shop-db", "--port", str(LAST - 1))
+    port, other = switch.on(forwarder=forwarder), node.ports[-2]
+    with holding(node, other) as pid:
+        status, text = node.refusal("external", "on", "shop-db", "--port", str(other))
         assert status == 1, text
-        assert f"port {LAST - 1} is held by" in text
-        assert f"(pid {os.getpid()})" in text
+        assert f"port {other} is held by" in text
+        assert f"(pid {pid})" in text
         assert (switch.show().port, switch.show().carrier) == (port, forwarder)
         assert outside.attempt(port) == GREETED
     switch.off()
-    with socket.create_server(("", port)):
+    with holding(node, port):
         status, text = node.refusal("external", "on", "shop-db")
         assert (status, f"port {port} is held by" in text) == (1, True), text
         assert switch.show().enabled is False

@@ -11,6 +11,7 @@ import pytest
 from e2e.node import Node, wait_for
 from e2e.outside import GREETED, REFUSED, RESET, Hammer, Outside, Switch, alive
 
+KERNEL = pytest.mark.needs("the kernel's forwarder")
 LEASE = 10
 """Seconds after which the kernel's rules of a daemon that was killed let nobody in any more."""
 
@@ -40,7 +41,12 @@ def events(node: Node, start: int, what: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("forwarder", "how"), [("kernel", signal.SIGTERM), ("kernel", signal.SIGKILL), ("userspace", signal.SIGKILL)]
+    ("forwarder", "how"),
+    [
+        pytest.param("kernel", signal.SIGTERM, marks=KERNEL),
+        pytest.param("kernel", signal.SIGKILL, marks=KERNEL),
+        ("userspace", signal.SIGKILL),
+    ],
 )
 def test_on_stays_on_over_a_restart_and_what_ended_meanwhile_never_opens(
     node: Node, switch: Switch, brief: Switch, outside: Outside, forwarder: str, how: signal.Signals

@@ -167,6 +167,9 @@ def test_a_sick_replica_is_taken_out_and_comes_back_and_no_request_is_lost(node:
         return {r["container"]: r["fault"] for r in node.json("app", "show", "well")["replicas"]}
 
     try:
+        both = {id_of(node, f"well-{n}") for n in (1, 2)}
+        # One that was not asked yet is taken for well, and an app that is not known yet is the default one's.
+        wait_for("both answer", lambda: {node.get("well.localhost").body for _ in range(8)} == both)
         wait_for("both take requests", lambda: replicas() == dict.fromkeys(names))
         with visitors(node, "well.localhost", "/") as stream:
             node.docker("exec", sick, "touch", "/tmp/sick")

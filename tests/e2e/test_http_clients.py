@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from e2e import forms
 from e2e.node import Node, need_engine, outside_host, run, running, wait_for
 from e2e.visitors import secure_get, visitors
 
-PREFIX = "198.18.100"  # of a network of its own, beside those of other tests
+PREFIX = forms.other_prefix("198.18.100")  # of a network of its own, beside those of other tests
 HERE, OUTSIDER = f"{PREFIX}.1", f"{PREFIX}.2"
 MOST = 4
 LOOK_ELSEWHERE = """
@@ -34,7 +35,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     directory = Path(tmp_path_factory.mktemp("clients"))
     settings = {
         "workers": "1",  # each counts clients for itself
-        "trusted_proxies": "127.0.0.0/8",
+        "trusted_proxies": "127.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16",  # as Docker may show this machine
         "access_log": str(directory / "access.log"),
         "max_connections_per_client": str(MOST),
     }
@@ -48,7 +49,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 @pytest.fixture(scope="module")
 def outside() -> Iterator[str]:
-    with outside_host("sgvisitor", prefix=PREFIX) as name:
+    with outside_host(forms.other_name("sgvisitor"), prefix=PREFIX) as name:
         yield name
 
 
@@ -71,7 +72,7 @@ CLAIMS = {
 
 def test_a_trusted_proxy_is_believed(node: Node) -> None:
     seen = told(node.get("shop.example", "/echo", headers=CLAIMS).body)
-    assert seen["x-forwarded-for"] == "203.0.113.9, 127.0.0.1"
+    assert seen["x-forwarded-for"] == f"203.0.113.9, {node.seen_as}"
     assert (seen["x-real-ip"], seen["x-forwarded-proto"], seen["x-forwarded-host"]) == (
         "203.0.113.9",
         "https",
@@ -106,7 +107,7 @@ def test_each_request_is_a_line_of_json(node: Node) -> None:
     assert 0 < upload.pop("upstream_seconds") <= upload.pop("seconds")
     assert upload.pop("bytes_out") > 0
     assert upload == {
-        "client": "127.0.0.1",
+        "client": node.seen_as,
         "scheme": "http",
         "method": "POST",
         "host": "shop.example",

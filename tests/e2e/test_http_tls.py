@@ -40,6 +40,7 @@ def certificates(node: Node) -> Iterator[Path]:
     """The directory of certificates, empty again after the test."""
     directory = node.directory / "state" / "certificates"
     directory.mkdir(mode=0o700, exist_ok=True)
+    node.give(directory)
     yield directory
     for file in directory.iterdir():
         file.unlink()
@@ -183,10 +184,11 @@ def test_a_killed_worker_leaves_the_port_open(node: Node) -> None:
 def test_a_second_daemon_has_its_own_port_and_authority_and_none_without_tls(node: Node, tmp_path: Path) -> None:
     other = Node(tmp_path, "sgtls2", pool="10.217.3.0/24", ports="31710-31719", settings={"workers": "1"})
     try:
-        other.start(https_port=str(node.https_port), ready=False)
-        assert other.wait() == 1
-        assert f"port {node.https_port} is held by" in other.log.read_text()
-        assert "set http_port and https_port" in other.log.read_text()
+        if node.has("the host's ports"):
+            other.start(https_port=str(node.https_port), ready=False)
+            assert other.wait() == 1
+            assert f"port {node.https_port} is held by" in other.log.read_text()
+            assert "set http_port and https_port" in other.log.read_text()
         other.start(https_port="0")
         assert not (tmp_path / "state" / "authority").exists()
         with socket.socket() as probe:

@@ -168,6 +168,7 @@ def test_disconnect_ends_open_sessions_at_both_ends_and_no_others(
         process.communicate()
 
 
+@pytest.mark.needs("sockets destroyed")
 def test_disconnecting_two_apps_ends_their_sessions_at_both_ends(node: Node, apps: Callable[..., str]) -> None:
     """B1, R35: no database engine is there to help."""
     one, other = apps("one"), apps("other")
@@ -228,6 +229,7 @@ def test_a_stopped_app_that_was_disconnected_starts_again(node: Node, shop_db: s
     wait_for("it serves", lambda: node.get("shop.localhost").status == 200)
 
 
+@pytest.mark.needs("newcomers held")
 def test_a_start_command_that_asks_once_gets_its_answer(node: Node, shop_db: str) -> None:
     """R22, B2, must show 4: on the network before its first instruction; ten of ten each way, with no retry."""
     node.cli("connect", "job", "shop-db", "--env")

@@ -15,9 +15,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
+from e2e import forms
 from e2e.node import Node, outside_host, run, wait_for
 
 REFUSED, ADMITTED = "Access denied", "admitted"
+PREFIX = forms.other_prefix("203.0.113")
 EVERY_CHARACTER = [
     "Aa1,&*[]:'$`\"‘’“” :/?#[]@!$&'()*+,;=~^|<>",
     "Aa1\\' \\\" \\n\\0\\%\\_ %s%%20%2F $(id)`id`${HOME}$$ \\",
@@ -27,7 +29,7 @@ EVERY_CHARACTER = [
 
 @pytest.fixture(scope="module")
 def outside() -> Iterator[str]:
-    with outside_host("sgpwoutside", prefix="203.0.113") as name:
+    with outside_host(forms.other_name("sgpwoutside"), prefix=PREFIX) as name:
         yield name
 
 
@@ -71,7 +73,7 @@ def from_outside(node: Node, namespace: str, password: str) -> str:
     command = [
         "mariadb",
         "-h",
-        "203.0.113.1",
+        f"{PREFIX}.1",
         "-P",
         str(port),
         "-u",
@@ -217,7 +219,7 @@ def test_no_request_is_lost_while_a_password_changes_and_its_apps_are_redeployed
 def test_disconnect_ends_the_sessions_that_logged_in_before(node: Node, pw_db: str, outside: str) -> None:
     """B7; without it they go on."""
     port = node.json("external", "show", "pw-db")["port"]
-    command = ["mariadb", "-h", "203.0.113.1", "-P", str(port), "-u", "shop", "-e", "SELECT SLEEP(600)", "shop"]
+    command = ["mariadb", "-h", f"{PREFIX}.1", "-P", str(port), "-u", "shop", "-e", "SELECT SLEEP(600)", "shop"]
     environ = os.environ | {"MYSQL_PWD": present(node)}
     with subprocess.Popen(
         ["ip", "netns", "exec", outside, *command], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -67,6 +67,7 @@ def sleepers(node: Node, container: str) -> int:
     return int(inside(node, container, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
 
 
+@pytest.mark.needs("3306 for PostgreSQL")
 def test_an_app_reaches_it_at_3306_with_the_variables_of_its_connection(node: Node, app: str) -> None:
     """Must show 6. By the URL as stored, and by the single parts."""
     assert asked(node, app) == ANSWER
@@ -76,6 +77,7 @@ def test_an_app_reaches_it_at_3306_with_the_variables_of_its_connection(node: No
     assert node.docker("exec", app, "printenv", "DB_HOST", "DB_PORT").split() == ["shop-pg.internal", "3306"]
 
 
+@pytest.mark.needs("3306 for PostgreSQL")
 def test_it_is_back_at_3306_when_its_container_restarts(node: Node, app: str, shop_pg: str) -> None:
     """Also where it did so while no daemon ran, which itself takes nothing away."""
     node.docker("restart", "-t", "5", shop_pg)
@@ -127,10 +129,11 @@ def test_off_ends_a_running_query(node: Node, shop_pg: str, outside: Outside, fo
     assert "refused" in refused.stderr
 
 
+@pytest.mark.needs("3306 for PostgreSQL")
 def test_without_the_right_to_enter_its_namespace_a_connection_is_refused(tmp_path: Path) -> None:
     """With it there is a redirect, which a purge takes away again."""
     node = Node(tmp_path, "sgnoright", pool="10.217.12.0/24", ports="31800-31809")
-    node.inside = ["setpriv", "--bounding-set=-sys_admin"]
+    node.without = ["sys_admin"]
     try:
         node.start()
         labels = ["--label", "sidegate.database=other-pg", "--label", "sidegate.engine=postgres"]
@@ -143,7 +146,7 @@ def test_without_the_right_to_enter_its_namespace_a_connection_is_refused(tmp_pa
         (problem,) = (p["text"] for p in node.json("db", "show", "other-pg")["problems"])
         assert problem.endswith(reason)
         node.stop()
-        node.inside = []
+        node.without = []
         node.start()
         node.cli("connect", "other-app", "other-pg")
         assert node.json("db", "show", "other-pg")["problems"] == []
@@ -153,10 +156,11 @@ def test_without_the_right_to_enter_its_namespace_a_connection_is_refused(tmp_pa
         node.cli("purge", "--yes")
         assert "3306" not in run(*rules).stdout
     finally:
-        node.inside = []
+        node.without = []
         node.close()
 
 
+@pytest.mark.needs("3306 for PostgreSQL")
 def test_disconnect_ends_a_running_query_at_both_ends(node: Node, app: str, shop_pg: str) -> None:
     """A server in a query does not look at its socket."""
     sleep = 'exec psql "$DB_CONNECTION_URL" -X -c "SELECT pg_sleep(600)"'

@@ -118,6 +118,7 @@ def heard(node: Node) -> str:
     return node.docker("exec", node.container("victim"), "cat", "/tmp/heard", check=False)
 
 
+@pytest.mark.needs("the bridge fast path")
 def test_the_fast_path_stands_first_and_is_put_back(node: Node, shop_db: str) -> None:
     """Rules are re-read at each pass: others flush and reorder them. Only ours is ever removed."""
 

@@ -14,7 +14,7 @@ import pytest
 from proxy.wire import DEADLINE, until
 from sidegate.errors import DataPlaneError, PortInUseError
 from sidegate.proxy.listener import Listener
-from sidegate.proxy.ports import bind_group, holder, shut
+from sidegate.proxy.ports import LOOPBACK, bind_group, holder, shut
 
 
 def test_the_holder_of_a_port_is_named_with_its_process() -> None:
@@ -47,6 +47,25 @@ def test_an_ipv4_client_reaches_a_socket_that_listens_everywhere() -> None:
         socket.create_connection(("127.0.0.1", port)).close()
         if sockets[0].family == socket.AF_INET6:
             socket.create_connection(("::1", port)).close()
+    finally:
+        shut(sockets)
+
+
+def test_on_loopback_both_families_are_served_and_no_other_address() -> None:
+    sockets = bind_group(0, 2, LOOPBACK)
+    try:
+        port = sockets[0].getsockname()[1]
+        socket.create_connection(("127.0.0.1", port)).close()
+        if sockets[0].family == socket.AF_INET6:
+            socket.create_connection(("::1", port)).close()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))
+            except OSError:
+                return  # this machine has no other address
+            own = probe.getsockname()[0]
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((own, port), timeout=DEADLINE)
     finally:
         shut(sockets)
 

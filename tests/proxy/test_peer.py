@@ -44,6 +44,14 @@ def test_a_client_is_local_when_it_comes_from_this_machine(
     )
 
 
+def test_a_client_that_comes_by_an_address_that_stands_for_this_machine_is_local() -> None:
+    """In a container: whom the engine shows as the bridge that it was started on."""
+    trusted = TrustedProxies(here=["172.30.0.1", "fd00::1"])
+    for client, local in (("::ffff:172.30.0.1", True), ("fd00::1", True), ("172.30.0.2", False)):
+        found = describe((client, 50000), ("::ffff:172.30.0.9", 80), False, trusted)
+        assert (found.local, found.trust) == (local, None)
+
+
 def test_a_client_that_is_gone_already_is_nobody() -> None:
     assert describe(None, None, False, TrustedProxies(["0.0.0.0/32"])).local is False
 

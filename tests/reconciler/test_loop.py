@@ -352,6 +352,38 @@ async def test_two_hundred_connections_settle_in_one_pass_each_way() -> None:
         assert node.on("db-1") == {HOME}
 
 
+async def test_a_pass_that_does_not_get_on_is_told_from_one_that_waits(node: Node) -> None:
+    node.now += 1000
+    await eventually(lambda: node.loop.stalled() == 0)  # between passes there is nothing to get on with
+    create, connect, begun = node.engine.create_network, node.engine.connect, asyncio.Event()
+    turns = {"create": asyncio.Event(), "connect": asyncio.Event()}
+
+    async def slow_create(*arguments: object, **options: object) -> None:
+        begun.set()
+        await turns["create"].wait()
+        await create(*arguments, **options)  # type: ignore[arg-type]
+
+    async def slow_connect(*arguments: object) -> None:
+        await turns["connect"].wait()
+        await connect(*arguments)  # type: ignore[arg-type]
+
+    node.engine.create_network = slow_create  # type: ignore[method-assign]
+    node.engine.connect = slow_connect  # type: ignore[method-assign,assignment]
+    node.ask(SHOP)
+    node.loop.wake()
+    await begun.wait()
+    node.now += 50
+    assert node.loop.stalled() == 50
+    turns["create"].set()
+    await eventually(lambda: node.loop.stalled() == 0)
+    node.now += 20
+    assert node.loop.stalled() == 20
+    turns["connect"].set()
+    await node.settle()
+    node.now += 1000
+    await eventually(lambda: node.loop.stalled() == 0)
+
+
 async def test_a_hanging_engine_does_not_keep_a_database_open(node: Node) -> None:
     """Whether it was asked before the switch or after."""
     node.ask(shop_db=External(Gate(30000), enabled=True))

@@ -16,10 +16,12 @@ HOOKS = {"prerouting": -100, "output": -100}
 class DatabasePorts:
     """Redirects by the pid of any process of the container. A container that restarts has a new pid and no redirect.
 
-    The caller makes sure that the pid is still the container's; one in the host's own namespace is refused.
+    The caller makes sure that the pid is still the container's; one in the host's own namespace is refused, which is
+    that of `host_process` where it is not ours.
     """
 
-    def __init__(self, commands: Commands | None = None) -> None:
+    def __init__(self, commands: Commands | None = None, *, host_process: int = 0) -> None:
+        self._host_process = host_process
         self._commands = commands or Commands()
 
     async def observe(self, pid: int) -> DatabasePort:
@@ -64,7 +66,8 @@ class DatabasePorts:
     def _check_not_ours(self, pid: int) -> None:
         """A pid that was given out anew may be any process of the host."""
         network = self._commands.proc / f"{pid}/ns/net"
-        if network.exists() and network.samefile(self._commands.proc / "self/ns/net"):
+        hosts = (self._commands.proc / f"{process}/ns/net" for process in ("self", self._host_process) if process)
+        if network.exists() and any(map(network.samefile, hosts)):
             raise RefusedError(
                 f"process {pid} has the host's network: port {DATABASE_PORT} there is not a database's to redirect"
             )

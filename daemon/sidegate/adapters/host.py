@@ -12,15 +12,19 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from sidegate.adapters.capabilities import lost
 from sidegate.adapters.tools import Result, Tools
 from sidegate.core.model import HostState
-from sidegate.errors import HostToolError
+from sidegate.errors import HostToolError, MissingRightsError
 
 CHAIN = "DOCKER-USER"
 OUR_DEVICES = "sg-"
 COMMENT_PREFIX = "sidegate:"
 SOCKET_ATTEMPTS = 3
 ROUTE_UP = 0x1
+CUTTING = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
+"""What it takes to destroy sockets in another network namespace (capability.h)."""
+RIGHTS = "the daemon needs root, with CAP_SYS_ADMIN and CAP_SYS_PTRACE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,20 @@ class LinuxHost:
     """See `sidegate.reconciler.world.Host` for what each call promises.
 
     `instance` stands in our rule's comment, so that two daemons on one host keep a rule each. `proc` and `sysfs` are
-    where those file systems are mounted; `deadline` bounds each host command, in seconds.
+    where those file systems are mounted; `deadline` bounds each host command, in seconds. In a container with a network
+    of its own `process` is one that has the host's, by which that is looked at and changed, or `fault` says why there
+    is none.
     """
 
     def __init__(
-        self, instance: str, *, proc: Path = Path("/proc"), sysfs: Path = Path("/sys"), deadline: float = 5.0
+        self,
+        instance: str,
+        *,
+        proc: Path = Path("/proc"),
+        sysfs: Path = Path("/sys"),
+        deadline: float = 5.0,
+        process: int = 0,
+        fault: str = "",
     ) -> None:
         self._rule = (
             *("-i", f"{OUR_DEVICES}+", "-o", f"{OUR_DEVICES}+", "-m", "physdev", "--physdev-is-bridged"),
@@ -48,6 +61,9 @@ class LinuxHost:
             *("-m", "comment", "--comment", f"{COMMENT_PREFIX}{instance}", "-j", "ACCEPT"),
         )
         self._proc, self._sysfs = proc, sysfs
+        self._routes = proc / (f"{process}/net/route" if process else "net/route")
+        self._enter = ("nsenter", f"--net={proc}/{process}/ns/net") if process else ()
+        self._fault = fault
         self._run = Tools(deadline=deadline).run
         self._births: dict[int, str] = {}
 
@@ -55,29 +71,58 @@ class LinuxHost:
 
     async def observe(self) -> HostState:
         """Reads /proc and /sys, and asks iptables once (about 3 ms); a fault of the fast path is said, never raised."""
-        routes = tuple(parse_routes(self._read(self._proc / "net/route")))
+        if self._fault:
+            return HostState(fast_path_fault=self._fault, cut_fault=self._cut_fault(), lost=tuple(lost(self._proc)))
+        routes = tuple(parse_routes(self._read(self._routes)))
         uplink = min((r for r in routes if not r.destination.prefixlen), key=lambda r: r.metric, default=None)
         fast_path, fault = await self._fast_path()
         return HostState(
             routes=tuple(
                 str(r.destination) for r in routes if r.destination.prefixlen and not r.device.startswith(OUR_DEVICES)
             ),
-            mtu=int(self._read(self._sysfs / f"class/net/{uplink.device}/mtu") or 0) if uplink else 0,
+            mtu=await self._mtu(uplink.device) if uplink else 0,
             fast_path=fast_path,
             fast_path_fault=fault,
+            cut_fault=self._cut_fault(),
+            lost=tuple(lost(self._proc)),
         )
 
-    async def _fast_path(self) -> tuple[bool | None, str]:
-        if self._read(self._proc / "sys/net/bridge/bridge-nf-call-iptables").strip() != "1":
-            return None, ""  # bridged packets never meet iptables here
+    async def _mtu(self, device: str) -> int:
+        """0: unknown. A container's sysfs shows its own devices."""
+        if not self._enter:
+            return int(self._read(self._sysfs / f"class/net/{device}/mtu") or 0)
         try:
+            words = (await self._run(*self._enter, "ip", "-o", "link", "show", "dev", device)).output.split()
+        except HostToolError:
+            return 0
+        return int(words[words.index("mtu") + 1]) if "mtu" in words else 0
+
+    async def _fast_path(self) -> tuple[bool | None, str]:
+        try:
+            if (await self._setting("bridge/bridge-nf-call-iptables")).strip() != "1":
+                return None, ""  # bridged packets never meet iptables here
             rules = await self._rules()
         except HostToolError as error:
             return None, str(error)
         return rule_leads(rules, self._rule), ""
 
+    async def _setting(self, name: str) -> str:
+        """A file of /proc/sys/net, which shows its reader the settings of the reader's own network namespace."""
+        path = self._proc / "sys/net" / name
+        return (await self._run(*self._enter, "cat", str(path))).output if self._enter else self._read(path)
+
     async def _rules(self) -> list[tuple[str, ...]]:
         return parse_rules(await self._iptables("-S", CHAIN))
+
+    async def address(self) -> str:
+        """The host's own, of the interface with the default route; empty: not known."""
+        try:
+            # Documentation's (RFC 5737): it is asked about, and nothing is sent.
+            found = await self._run(*self._enter, "ip", "-4", "route", "get", "192.0.2.1")
+        except HostToolError:
+            return ""
+        words = found.output.split()
+        return words[words.index("src") + 1] if "src" in words and not self._fault else ""
 
     # --- the fast path --------------------
 
@@ -94,9 +139,11 @@ class LinuxHost:
             await self._iptables("-D", CHAIN, *self._rule)
 
     async def _iptables(self, *arguments: str) -> str:
-        result = await self._run("iptables", "-w", "5", *arguments)
+        result = await self._run(*self._enter, "iptables", "-w", "5", *arguments)
         if result.status == 0:
             return result.output
+        if result.complaint.startswith("nsenter: "):
+            raise HostToolError(f"the host's network cannot be entered ({_last_line(result.complaint)}): {RIGHTS}")
         if "Permission denied" in result.complaint:
             raise HostToolError(
                 "iptables may only be used by root: run the daemon as root to have the bridge fast path"
@@ -110,6 +157,17 @@ class LinuxHost:
 
     # --- cutting --------------------
 
+    def _cut_fault(self) -> str:
+        for line in self._read(self._proc / "self/status").splitlines():
+            if line.startswith("CapEff:"):
+                lacking = [name for name, bit in CUTTING.items() if not int(line.split()[1], 16) >> bit & 1]
+                if lacking:
+                    return (
+                        "sessions that are open when their connection is removed are ended by the database alone, and "
+                        f"between two apps not at all: the daemon needs root, with {' and '.join(lacking)}"
+                    )
+        return ""
+
     async def destroy_sockets(self, pid: int, peers: IPv4Network) -> None:
         """IPv4 peers of dual-stack sockets (::ffff:a.b.c.d) included: the kernel folds them when it compares.
 
@@ -122,14 +180,15 @@ class LinuxHost:
                 )
             case False:
                 return
+        if fault := self._cut_fault():
+            raise MissingRightsError(fault)
         try:
             namespace = os.open(self._proc / f"{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return
         except OSError as error:
             raise HostToolError(
-                f"cannot enter the network namespace of process {pid} ({error.strerror}): "
-                "the daemon needs root, with CAP_SYS_ADMIN and CAP_SYS_PTRACE"
+                f"cannot enter the network namespace of process {pid} ({error.strerror}): {RIGHTS}"
             ) from error
         try:
             if self.alive(pid):
@@ -159,7 +218,7 @@ class LinuxHost:
 
     async def forget_flows(self, peers: IPv4Network) -> None:
         for side in ("-s", "-d"):
-            result = await self._run("conntrack", "-D", side, str(peers))
+            result = await self._run(*self._enter, "conntrack", "-D", side, str(peers))
             if result.status != 0 and "0 flow entries" not in result.complaint:
                 self._check(result, f"conntrack -D {side} {peers}")
 

@@ -139,7 +139,8 @@ class AppVerbs:
             del ports["https"]
         elif routes.policies[self._route(name).policy].https_redirect:
             del ports["http"]
-        hosts = [f"{name}.{world.loop.rules.base_domain}"]
+        own = [*(host for host, app in world.discovery.hosts.items() if app == name), name]
+        hosts = [f"{host}.{world.loop.rules.base_domain}" for host in own]
         hosts += [domain for domain in self._domains(name) if not domain.startswith("*")]
         return [_url(scheme, port, host) for host in hosts for scheme, port in ports.items()]
 

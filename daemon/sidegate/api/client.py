@@ -11,7 +11,7 @@ import select
 import socket
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from sidegate.api.schemas import ProblemDocument
+from sidegate.core.directories import user_runtime, user_state
 from sidegate.errors import DaemonUnreachableError, InvalidInputError, SidegateError
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ TARGET_LINE_MOST = 1 << 17  # bytes of a path and its query: a build's arguments
 SOCKET_NAME = "control.sock"
 PROBLEM_TYPE = "application/problem+json"
 NDJSON = "application/x-ndjson"
+EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
 
 
@@ -46,6 +48,15 @@ class Upload:
 
     content_type: str
     pieces: Iterable[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSent:
+    """One event of a stream: its kind, its id (empty: it has none), its data. A sign of life has nothing of it."""
+
+    kind: str = ""
+    id: str = ""
+    data: str = ""
 
 
 class _Line(msgspec.Struct):
@@ -66,9 +77,7 @@ def find_socket(given: str | None, environ: Mapping[str, str]) -> Path:
         return Path(given)
     if runtime_dir := environ.get("SIDEGATE_RUNTIME_DIR"):
         return Path(runtime_dir) / SOCKET_NAME
-    places = [DEFAULT_PATH]
-    if user_dir := environ.get("XDG_RUNTIME_DIR"):
-        places.append(Path(user_dir) / "sidegate" / SOCKET_NAME)
+    places = [DEFAULT_PATH, user_runtime(environ) / SOCKET_NAME, user_state(environ) / "run" / SOCKET_NAME]
     return next((place for place in places if _there(place)), DEFAULT_PATH)
 
 
@@ -98,8 +107,9 @@ class Client:
     ) -> Reply[T]:
         """One call (`result` bytes: the answer as it came). Raises DaemonUnreachableError, and what the daemon did."""
         target, content = _target(path, query), None if body is None else _without_nulls(body)
+        headers = {"Accept": f"{JSON}, {PROBLEM_TYPE}, text/plain"} | ({"Content-Type": JSON} if content else {})
         with self._exchange() as connection:
-            connection.request(method, target, content, {"Content-Type": JSON} if content else {})
+            connection.request(method, target, content, headers)
             response = connection.getresponse()
             payload = response.read()
         if response.status >= 400:
@@ -147,6 +157,26 @@ class Client:
                     on_progress(told.progress)
         raise DaemonUnreachableError(f"the daemon on {self.path} ended before it was done: see `sidegate status`")
 
+    def events(
+        self, path: str, *, query: Mapping[str, str], last_event_id: str = ""
+    ) -> Generator[ServerSent, None, None]:
+        """Server-sent events as they come, until the daemon ends them; signs of life too, so that `seconds` bounds its
+        silence. Raises as `call` does. Source: WHATWG HTML, "interpreting an event stream"."""
+        headers = {"Accept": EVENT_STREAM} | ({"Last-Event-ID": last_event_id} if last_event_id else {})
+        with self._exchange() as connection:
+            connection.request("GET", _target(path, query), None, headers)
+            response = connection.getresponse()
+            if response.status != 200 or response.headers.get_content_type() != EVENT_STREAM:
+                raise _raised(response.status, response.headers.get_content_type(), response.read())
+            fields: dict[str, str] = {}
+            while line := response.readline():
+                name, _, value = line.decode().rstrip("\n").partition(":")
+                if name:
+                    fields[name] = value.removeprefix(" ")
+                elif line == b"\n":
+                    yield ServerSent(fields.get("event", ""), fields.get("id", ""), fields.get("data", ""))
+                    fields = {}
+
     @contextlib.contextmanager
     def _exchange(self) -> Iterator["_UnixConnection"]:
         """A connection for one call. What goes wrong on it comes out as DaemonUnreachableError."""
@@ -177,7 +207,8 @@ class Client:
             )
         return DaemonUnreachableError(
             f"no Sidegate daemon answers on {self.path}: "
-            "start one with `sidegate run`, or name its socket with --socket"
+            "start one with `sidegate run` (`sidegate run --dev` for your own compose projects), "
+            "or name its socket with --socket"
         )
 
 

@@ -8,6 +8,7 @@ from sidegate.api.databases import DatabaseVerbs
 from sidegate.api.deployments import DeploymentVerbs
 from sidegate.api.external import ExternalVerbs
 from sidegate.api.logs import LogVerbs
+from sidegate.api.metrics import MetricsVerbs
 from sidegate.api.node import NodeVerbs
 from sidegate.api.own_databases import OwnDatabaseVerbs
 from sidegate.api.passwords import PasswordVerbs
@@ -35,3 +36,4 @@ class Commands:
         self.own_databases = OwnDatabaseVerbs(world, self.passwords)
         self.certificates = CertificateVerbs(world)
         self.connections = ConnectionVerbs(world)
+        self.metrics = MetricsVerbs(world, self.node)

@@ -10,7 +10,7 @@ from sidegate.api.logins import known_login, unknown_parts
 from sidegate.api.names import listed, look_again, near, not_found
 from sidegate.api.stale import stale_containers, stale_note
 from sidegate.api.world import Pass, World
-from sidegate.core.desired import join_fault, pair_network
+from sidegate.core.desired import database_port, join_fault, pair_network
 from sidegate.core.env import (
     app_variables,
     check_clashes,
@@ -20,7 +20,7 @@ from sidegate.core.env import (
     database_variables,
     rename,
 )
-from sidegate.core.model import Container, DatabaseDetails, Pair, Variable, check_name
+from sidegate.core.model import DATABASE_PORT, Container, DatabaseDetails, Pair, Variable, check_name
 from sidegate.core.plan import KillSessions, NetworkAction, PortAction, network_chain
 from sidegate.core.reconcile import pool_exhausted
 from sidegate.core.subnets import free_subnets
@@ -65,6 +65,7 @@ class ConnectionVerbs:
         app, target = self._sort(request.app, request.target)
         pair = Pair.of(app, target)
         self._check_new(pair, app, ())
+        self._check_port(target)
         known = self.world.intent.databases.get(target)
         variables = await self._variables(app, target, request) if request.env else ()
         async with self.world.writing:
@@ -107,7 +108,10 @@ class ConnectionVerbs:
             detached=detached,
             variables_removed=[] if keep_variables else added,
             variables_kept=added if keep_variables else [],
-            notes=[note for end in (pair.a, pair.b) for note in stale_note(end, stale_containers(self.world, end))],
+            notes=[
+                *([passed.cut_fault] if detached and passed.cut_fault else []),
+                *(note for end in (pair.a, pair.b) for note in stale_note(end, stale_containers(self.world, end))),
+            ],
         )
 
     async def ls(self) -> list[schemas.ConnectionView]:
@@ -130,6 +134,15 @@ class ConnectionVerbs:
             return one, other
         missing = other if one in apps or (one not in apps and other not in apps) else one
         raise not_found(self.world, "app or database", missing, (apps | databases) - {one, other})
+
+    def _check_port(self, target: str) -> None:
+        """Whether a database answers where connected apps look for it. Raises RefusedError."""
+        database, rules = self.world.discovery.databases.get(target), self.world.loop.rules
+        if database and (port := database_port(database, rules)) != DATABASE_PORT:
+            raise RefusedError(
+                f"{target} listens at {port}, and only a daemon that runs as root can have it answer at "
+                f"{DATABASE_PORT}, as every connected database does; `sidegate external on {target}` works without"
+            )
 
     def _check_room(self, pair: Pair) -> None:
         """Whether every container of both ends can join. Raises RefusedError, PoolExhaustedError."""

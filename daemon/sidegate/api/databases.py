@@ -23,14 +23,14 @@ class DatabaseVerbs:
     world: World
     externals: ExternalVerbs
 
-    async def ls(self) -> list[schemas.DatabaseSummary]:
-        """Every database, each with the outcome of a login."""
+    async def ls(self, *, login: bool = True) -> list[schemas.DatabaseSummary]:
+        """Every database, each with the outcome of a login, unless none is to be tried."""
         await self.world.seen()
         slots = asyncio.Semaphore(CHECKS_AT_ONCE)
 
         async def summary(name: str) -> schemas.DatabaseSummary:
             async with slots:
-                return self._summary(name, await check_login(self.world, name))
+                return self._summary(name, await check_login(self.world, name) if login else "unknown: not tried")
 
         return list(await asyncio.gather(*map(summary, sorted(self.world.databases))))
 

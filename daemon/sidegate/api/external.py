@@ -52,6 +52,8 @@ class ExternalVerbs:
             await self._check_kernel(wanted)
         stable = port if port is not None else previous.port if previous else None
         if stable is not None:
+            if fault := self._unpublished(stable):
+                raise RefusedError(fault)
             await self._open(name, _at(wanted, stable), previous)
         else:
             await self._open_lowest(name, wanted)
@@ -138,7 +140,7 @@ class ExternalVerbs:
             gate,
             allow=gate.allow if asked.allow is None else parse_entries(map(_line, asked.allow)),
             deny=gate.deny if asked.deny is None else parse_entries(map(_line, asked.deny)),
-            local=gate.local if asked.local is None else asked.local,
+            local=self._is_local(gate.local if asked.local is None else asked.local, asked.local),
             max_sessions=gate.max_sessions if asked.max_sessions is None else asked.max_sessions,
             max_new=gate.max_new if asked.max_new is None else asked.max_new,
         )
@@ -154,6 +156,14 @@ class ExternalVerbs:
             forwarder=external.forwarder if asked.forwarder is None else asked.forwarder,
             used_at=now if idle_off else 0.0,
         )
+
+    def _is_local(self, local: bool, asked: bool | None) -> bool:
+        """Where nothing listens for other machines every external connection is for this one."""
+        if not self.world.loop.rules.loopback:
+            return local
+        if asked is False:
+            raise RefusedError("only this machine is listened to: set listen = all in the settings")
+        return True
 
     def _extended(self, name: str, external: External, text: str) -> float:
         if not external.enabled:
@@ -175,6 +185,10 @@ class ExternalVerbs:
             if other != name and external.port == port:
                 raise RefusedError(f"port {port} is kept for {other}: choose another, or leave the choice to Sidegate")
 
+    def _unpublished(self, port: int) -> str:
+        """Why nobody outside of our own container reaches a port; empty where somebody does."""
+        return self.world.container.port_fault(port) if self.world.container else ""
+
     async def _check_kernel(self, wanted: External) -> None:
         if (wanted.forwarder or self.world.loop.rules.forwarder) == "kernel":
             kernel = self.world.kernel
@@ -187,11 +201,13 @@ class ExternalVerbs:
         while True:
             async with self.world.writing:
                 given = {external.port for other, external in self.world.intent.externals.items() if other != name}
-                candidates = (p for p in self.world.external_ports if p not in given | tried)
+                open_to_all = (p for p in self.world.external_ports if not self._unpublished(p))
+                candidates = (p for p in open_to_all if p not in given | tried)
                 port = next((p for p in candidates if not self.world.port_holder(p)), None)
                 if port is None:
                     ports = self.world.external_ports
-                    raise RefusedError(f"no port of external_ports {ports.start}-{ports.stop - 1} is free")
+                    few = " and published by Sidegate's own container (-p)" if self.world.container else ""
+                    raise RefusedError(f"no port of external_ports {ports.start}-{ports.stop - 1} is free{few}")
                 await self.world.store.set_external(name, _at(wanted, port))
             tried.add(port)
             try:

@@ -8,6 +8,7 @@ from sidegate.api.world import World
 from sidegate.core.database_engines import DatabaseEngine
 from sidegate.core.forwarding import carry
 from sidegate.core.gates import Entry, Gate, KernelSession
+from sidegate.core.guest import UNKNOWN_HOST, OwnContainer
 from sidegate.core.model import DatabaseDetails, External
 from sidegate.core.plan import ForwardInKernel
 from sidegate.core.routes import DatabaseTarget
@@ -90,6 +91,10 @@ async def _warnings(world: World, name: str, external: External | None) -> list[
         return []
     found = []
     database = world.discovery.databases.get(name)
+    if world.container is not None:
+        found += _masked(external.gate, world.container)
+        if world.external_host() == UNKNOWN_HOST:
+            found.append("this machine's address is not known in Sidegate's container: set external_host")
     if external.gate.open_to_anybody:
         found.append(f"anybody who has the password may come in, from anywhere: sidegate external allow {name} CIDR")
     if not world.loop.last.engine_up:
@@ -104,6 +109,22 @@ async def _warnings(world: World, name: str, external: External | None) -> list[
         ports = ", ".join(map(str, database.container.published_ports))
         found.append(f"{database.container.name} publishes port {ports} itself, which no switch of ours closes")
     return found
+
+
+def _masked(gate: Gate, container: OwnContainer) -> list[str]:
+    """What lists are worth where the engine may show its own address for a client's."""
+    masks = ", ".join(sorted(container.gateways)) or "its own"
+    if gate.local:
+        return [
+            f"clients on this machine come as {masks} to Sidegate's container, which local = true turns away: publish "
+            f"port {gate.port} at 127.0.0.1 instead"
+        ]
+    if gate.allow or gate.deny:
+        return [
+            f"lists do not tell clients apart whom Docker shows as {masks}: those on this machine, those over IPv6, "
+            "and on Docker Desktop all"
+        ]
+    return []
 
 
 async def _asked(world: World, name: str, external: External) -> list[str]:

@@ -19,14 +19,15 @@ from typing import Any
 import msgspec
 from aiohttp import http, web
 
-from sidegate.api import openapi
+from sidegate.api import openapi, sse
 from sidegate.api.calls import CALLS, Asked, Call, Text
 from sidegate.api.client import TARGET_LINE_MOST
 from sidegate.api.commands import Commands
 from sidegate.api.listener import BACKLOG, listen
 from sidegate.api.problems import BODY_MOST, problem_document
 from sidegate.api.progress import Progress, unheard
-from sidegate.api.streams import AbandonedError, Teller, upload
+from sidegate.api.schemas import EventsQuery
+from sidegate.api.streams import AbandonedError, Teller, upload, wanted
 from sidegate.core.audit import AuditEntry
 from sidegate.errors import InvalidInputError, SidegateError
 from sidegate.log import get_logger
@@ -100,6 +101,7 @@ async def serve(commands: Commands, path: Path, group: str = "sidegate") -> Asyn
         finally:
             control.remove()
             server.close()
+            commands.world.events.close()
     finally:
         await runner.cleanup()
 
@@ -132,10 +134,14 @@ def application(commands: Commands) -> web.Application:
 def _handler(commands: Commands, call: Call) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         peer = Peer.of(request)
+        if call.events:
+            last = sse.last_event_id(request)
+            if sse.wanted(request):
+                return await _follow(commands, call, request, last)
         if not call.streams:
             return _whole(await _run(commands, call, request, peer, unheard))
         teller = Teller(request, lambda error: problem_document(error, request))
-        run = _run(commands, call, request, peer, teller.say)
+        run = _run(commands, call, request, peer, teller.say if wanted(request) else unheard)
         try:
             result = await teller.accompany(run, attended=call.attended)
         except Exception as error:
@@ -170,6 +176,13 @@ async def _run(commands: Commands, call: Call, request: web.Request, peer: Peer,
         if call.audited(asked):
             await _audit(commands, peer, call.name(asked), outcome)
     return result
+
+
+async def _follow(commands: Commands, call: Call, request: web.Request, last: int | None) -> web.StreamResponse:
+    query, _ = _decode_query(request, call), await _decode_body(request, call)
+    assert isinstance(query, EventsQuery)
+    since, kinds = commands.node.follow_from(query, last)
+    return await sse.send(request, commands.world.events, since, kinds)
 
 
 def _whole(result: Any) -> web.Response:

@@ -15,9 +15,9 @@ from sidegate.core.database_engines import (
     effective_details,
     with_implied,
 )
-from sidegate.core.desired import home_network
+from sidegate.core.desired import database_port, home_network
 from sidegate.core.labels import Database
-from sidegate.core.model import DATABASE_PORT, DatabaseDetails
+from sidegate.core.model import DatabaseDetails
 from sidegate.errors import LoginFailedError, SidegateError
 
 CHECK_SECONDS = 3.0
@@ -65,6 +65,11 @@ def unknown_parts(details: DatabaseDetails) -> list[str]:
 
 async def check_login(world: World, name: str) -> str:
     """A real login over the database's home network: "ok", "refused: …" or "unknown: …", within 3 s."""
+    outcome = world.logins_seen[name] = await _log_in(world, name)
+    return outcome
+
+
+async def _log_in(world: World, name: str) -> str:
     database = world.discovery.databases.get(name)
     if database is None:
         return "unknown: it has no container"
@@ -79,7 +84,8 @@ async def check_login(world: World, name: str) -> str:
             _, details = await known_login(world, name)
             if not (details.user and details.password):
                 return f"unknown: give its {' and '.join(unknown_parts(details))} with `sidegate db set {name}`"
-            await world.logins.check(database.engine, endpoint.address, DATABASE_PORT, details)
+            port = database_port(database, world.loop.rules)
+            await world.logins.check(database.engine, endpoint.address, port, details)
     except LoginFailedError as error:
         return f"refused: {error}"
     except TimeoutError:

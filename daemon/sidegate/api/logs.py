@@ -28,6 +28,8 @@ class LogVerbs:
         if not 0 <= asked.tail <= MOST_LINES:
             raise InvalidInputError(f"tail {asked.tail} is not between 0 and {MOST_LINES}")
         await require_app(self.world, app)
+        if asked.follow and progress is unheard:
+            raise InvalidInputError("what is followed is told in lines: accept application/x-ndjson (Accept)")
         if self.world.workloads is None:
             raise RefusedError("this daemon reads no logs")
         containers = self.world.discovery.containers(app)

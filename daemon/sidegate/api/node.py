@@ -1,6 +1,7 @@
-"""The verbs of the daemon itself: status, audit, purge."""
+"""The verbs of the daemon itself: status, events, audit, purge."""
 
 import asyncio
+import difflib
 from dataclasses import dataclass
 
 from sidegate.api import schemas
@@ -8,10 +9,15 @@ from sidegate.api.own_databases import remove_containers
 from sidegate.api.stale import stale_apps
 from sidegate.api.world import World
 from sidegate.core.desired import is_ours
+from sidegate.core.durations import parse_duration
+from sidegate.core.kinds import KINDS
 from sidegate.errors import EngineUnavailableError, InvalidInputError, SidegateError
 
 VERSION_SECONDS = 2.0
 AUDIT_MOST = 1000
+EVENTS_MOST = 1000
+ID_MOST = 2**63 - 1
+EVENTS = 100  # in a list, where nobody says how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,30 @@ class NodeVerbs:
     world: World
     started: float
 
+    @property
+    def ready(self) -> bool:
+        """Whether routes are published and a worker serves. The engine may be away: what was true last is served."""
+        plane = self.world.data_plane
+        return bool(
+            self.world.loop.last.finished and plane.published() and any(w.state == "serving" for w in plane.workers())
+        )
+
+    def summary(self) -> str:
+        """How everything is, in a line."""
+        last, external = self.world.loop.last, self.world.intent.externals.values()
+        if not self.ready:
+            return "no worker serves" if self.world.data_plane.published() else "starting"
+        counts = {
+            "apps": len(self.world.apps),
+            "databases": len(self.world.databases),
+            "external connections on": sum(e.enabled for e in external),
+        }
+        line = ", ".join(f"{number} {what}" for what, number in counts.items())
+        problems = self.world.problems()
+        if not last.engine_up:
+            return f"{line}; engine: {last.engine_fault}"
+        return f"{line}; {len(problems)} problems: {problems[0].text}" if problems else line
+
     async def status(self) -> schemas.Status:
         """How everything is, without waiting for anything but the engine's version (2 s)."""
         world, last = self.world, self.world.loop.last
@@ -28,7 +58,7 @@ class NodeVerbs:
         return schemas.Status(
             version=world.version,
             uptime=round(world.clock() - self.started, 3),
-            ready=bool(last.finished and world.data_plane.published() and any(w.state == "serving" for w in workers)),
+            ready=self.ready,
             degraded=bool(last.problems),
             engine=schemas.EngineView(
                 connected=last.engine_up,
@@ -52,18 +82,48 @@ class NodeVerbs:
                 failures=[str(failure) for failure in last.failures],
                 finished=last.finished or None,
             ),
-            pool=self._pool(),
+            pool=self.pool(),
             problems=world.problems(),
             held=dict(world.intent.modes),
             forwarder=self._forwarder(),
+            listening=self._listening(),
+            left_out=[schemas.LeftOutView(container=o.container, reason=o.reason) for o in world.discovery.left_out],
         )
 
-    async def audit(self, limit: int = 50) -> list[schemas.AuditView]:
+    async def events(self, asked: schemas.EventsQuery) -> list[schemas.EventView]:
+        """What has happened last, the oldest first. Raises InvalidInputError."""
+        kinds = event_kinds(asked.kind)
+        _check_id(asked.since)
+        limit = EVENTS if asked.limit is None else asked.limit
+        _check_limit(limit, EVENTS_MOST)
+        return self.world.events.last(limit, since=asked.since or 0, kinds=kinds)
+
+    def follow_from(self, asked: schemas.EventsQuery, last_event_id: int | None) -> tuple[int, frozenset[str]]:
+        """The event after which a stream begins, and the kinds that are in it (none: all). Raises InvalidInputError."""
+        kinds, events = event_kinds(asked.kind), self.world.events
+        _check_id(asked.since)
+        if asked.limit is not None:
+            _check_limit(asked.limit, EVENTS_MOST)
+        if last_event_id is not None:
+            return last_event_id, kinds
+        if asked.since is not None:
+            return asked.since, kinds
+        return events.start_of(asked.limit or 0, kinds), kinds
+
+    async def audit(self, asked: schemas.AuditQuery | None = None) -> list[schemas.AuditView]:
         """The last calls that changed or revealed something, the newest first. Raises InvalidInputError."""
-        if not 1 <= limit <= AUDIT_MOST:
-            raise InvalidInputError(f"limit {limit} is not between 1 and {AUDIT_MOST}")
+        asked = asked or schemas.AuditQuery()
+        _check_limit(asked.limit, AUDIT_MOST)
+        _check_id(asked.before)
+        since = 0.0
+        if asked.within is not None and (seconds := parse_duration(asked.within)):
+            since = self.world.wall() - seconds
+        found = await self.world.store.audit(
+            asked.limit, verb=asked.verb.strip(), user=asked.user, since=since, before=asked.before
+        )
         return [
             schemas.AuditView(
+                id=entry.id,
                 at=entry.at,
                 uid=entry.uid,
                 pid=entry.pid,
@@ -72,7 +132,7 @@ class NodeVerbs:
                 target=entry.target,
                 outcome=entry.outcome,
             )
-            for entry in await self.world.store.audit(limit)
+            for entry in found
         ]
 
     async def purge(self) -> schemas.Purged:
@@ -132,7 +192,17 @@ class NodeVerbs:
         carrier = "userspace" if fault or setting == "userspace" else "kernel"
         return schemas.ForwarderView(setting=setting, carrier=carrier, reason=fault)
 
-    def _pool(self) -> schemas.PoolView:
+    def _listening(self) -> schemas.ListeningView:
+        world, presented = self.world, self.world.loop.last.desired.certificates
+        return schemas.ListeningView(
+            http_port=world.http_port,
+            https_port=world.https_port or None,
+            base_domain=world.loop.rules.base_domain,
+            certificates=len(presented.presented.pairs) if presented else 0,
+        )
+
+    def pool(self) -> schemas.PoolView:
+        """How much of the pool networks use."""
         rules = self.world.loop.rules
         total = 1 << (rules.subnet_prefix - rules.pool.prefixlen)
         used = 0
@@ -140,3 +210,27 @@ class NodeVerbs:
             if subnet.overlaps(rules.pool):
                 used += 1 << max(0, rules.subnet_prefix - max(subnet.prefixlen, rules.pool.prefixlen))
         return schemas.PoolView(cidr=str(rules.pool), in_use=min(used, total), total=total)
+
+
+def event_kinds(words: str) -> frozenset[str]:
+    """The kinds that somebody asked for, "app" being all about apps; empty: every kind. Raises InvalidInputError."""
+    found: set[str] = set()
+    for word in filter(None, (part.strip() for part in words.split(","))):
+        meant = {kind for kind in KINDS if kind == word or kind.startswith(f"{word}.")}
+        if not meant:
+            known = sorted({*KINDS, *(kind.partition(".")[0] for kind in KINDS)})
+            close = difflib.get_close_matches(word, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(KINDS)}"
+            raise InvalidInputError(f"there is no kind of event {word!r}: {hint}")
+        found |= meant
+    return frozenset(found)
+
+
+def _check_limit(limit: int, most: int) -> None:
+    if not 1 <= limit <= most:
+        raise InvalidInputError(f"limit {limit} is not between 1 and {most}")
+
+
+def _check_id(given: int | None) -> None:
+    if given is not None and not 0 <= given <= ID_MOST:
+        raise InvalidInputError(f"{given} is no id: take one from an earlier answer")

@@ -9,11 +9,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sidegate.api.events import Hub
 from sidegate.api.schemas import ProblemView
 from sidegate.api.work import Builder, Passwords, Rollouts, Volumes, Workloads
 from sidegate.core.audit import AuditEntry
 from sidegate.core.desired import Desired, known_apps, known_databases
 from sidegate.core.gates import KernelSession
+from sidegate.core.guest import OwnContainer
 from sidegate.core.labels import Discovery
 from sidegate.core.model import (
     DatabaseDetails,
@@ -33,6 +35,7 @@ from sidegate.core.model import (
 from sidegate.core.plan import Action
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Listening, Session, WorkerStatus
+from sidegate.core.tally import Histogram, Tally
 from sidegate.errors import SidegateError
 
 
@@ -100,7 +103,9 @@ class Store(Protocol):
 
     async def append_audit(self, entry: AuditEntry) -> None: ...
 
-    async def audit(self, limit: int) -> Sequence[AuditEntry]: ...
+    async def audit(
+        self, limit: int, *, verb: str = "", user: str = "", since: float = 0.0, before: int | None = None
+    ) -> Sequence[AuditEntry]: ...
 
 
 class Failure(Protocol):
@@ -153,7 +158,19 @@ class Loop(Protocol):
     @property
     def rules(self) -> Rules: ...
 
+    @property
+    def passes(self) -> Histogram:
+        """How long they took."""
+
+    @property
+    def actions(self) -> Mapping[tuple[type[Action], bool], int]:
+        """Kind of action and whether it was done -> how many."""
+
     def wake(self) -> None: ...
+
+    @property
+    def ended(self) -> Mapping[str, str]:
+        """Database -> why its external connection ended by itself, until somebody switches it."""
 
     async def settle(self) -> Pass:
         """The first pass that begins after this call, when it is done. Raises TimeoutError."""
@@ -215,6 +232,9 @@ class DataPlane(Protocol):
 
     def workers(self) -> Sequence[WorkerStatus]: ...
 
+    async def tally(self) -> Tally:
+        """What all workers have counted. Takes 1 s at most."""
+
 
 class Kernel(Protocol):
     """The kernel's part in external connections."""
@@ -232,8 +252,23 @@ class Kernel(Protocol):
     async def sessions(self, port: int) -> Sequence[KernelSession]:
         """Raises HostToolError."""
 
+    async def traffic(self) -> Mapping[int, tuple[int, int]]:
+        """Public port -> sessions now, and so far. Raises HostToolError."""
+
     async def kick(self, database: str, port: int, pid: int, peer: str, addresses: Collection[str]) -> int:
         """End the sessions of client addresses; returns how many. Raises SidegateError."""
+
+
+class EngineCalls(Protocol):
+    """What calls to the engine came to."""
+
+    @property
+    def outcomes(self) -> Mapping[tuple[str, str], int]:
+        """(operation, outcome) -> how many."""
+
+    @property
+    def seconds(self) -> Mapping[str, Histogram]:
+        """Operation -> how long they took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +302,17 @@ class World:
     volumes: Volumes | None = None
     builds: Builder | None = None
     workloads: Workloads | None = None
+    container: OwnContainer | None = None
+    """None: the daemon has the host's network."""
     rollouts: Rollouts | None = None
     """None, as `workloads`: nobody makes containers."""
+    engine_calls: EngineCalls | None = None
+    """None: nobody counts them."""
     wall: Callable[[], float] = time.time
     """Unix time in seconds."""
+    events: Hub = field(default_factory=Hub)
+    logins_seen: dict[str, str] = field(default_factory=dict)
+    """Database -> the outcome of the last login that was tried."""
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held from a check to the write that rests on it, never while a pass is awaited."""
 

@@ -11,34 +11,26 @@ from pathlib import Path
 import click
 
 from sidegate import __version__
-from sidegate.cli import apps, builds, certificates, connections, databases, deployments, env, external, node
 from sidegate.cli.session import common
-from sidegate.cli.tables import printable
-from sidegate.errors import SidegateError
+from sidegate.cli.verbs import TopGroup
 
-
-class _Group(click.Group):
-    """The whole command line: every error of ours becomes one sentence and its exit status."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except SidegateError as error:
-            click.echo(f"sidegate: {printable(str(error))}", err=True)  # it may quote what a stranger's program wrote
-            ctx.exit(error.exit_status)
-        except UnicodeError:
-            raise click.UsageError("what was given is not UTF-8 text") from None
+VARIABLE = "_SIDEGATE_COMPLETE"
+"""Set where a shell asks how a word may go on."""
 
 
 @click.group(
-    cls=_Group,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog='Tab completion: eval "$(_SIDEGATE_COMPLETE=bash_source sidegate)" (or zsh_source, fish_source).',
+    cls=TopGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="See also: sidegate help VERB, sidegate man, sidegate completion bash.",
 )
 @click.version_option(__version__, message="sidegate %(version)s")
 @common
 def sidegate() -> None:
-    """Connections for the containers of one Docker node.
+    """Connections for the containers of one Docker node: HTTP and HTTPS to apps, private networks between apps and
+    databases, public ports for databases.
+
+    A daemon (`sidegate run`) does the work; all other verbs ask it, over its control socket. That is the one of
+    --socket, else of SIDEGATE_RUNTIME_DIR, else the first of the usual places that has one.
 
     \b
     Exit status: 0 done, 1 failed (or you said no), 2 usage or a wrong value,
@@ -57,21 +49,23 @@ def sidegate() -> None:
     metavar="FILE",
     help="Settings in TOML. Default: /etc/sidegate/sidegate.toml where there is one.",
 )
-def run(config: Path | None) -> None:
+@click.option(
+    "--dev",
+    is_flag=True,
+    help="For the compose projects of your own machine, as an ordinary user in the group docker: ports 8080 and 8443 "
+    "on loopback, no labels needed. Settings: ~/.config/sidegate/sidegate.toml where there is one.",
+)
+def run(config: Path | None, dev: bool) -> None:
     """Start the daemon, in the foreground, until SIGTERM or Ctrl-C.
 
     \b
     Example:
       sidegate run --config sidegate.toml
+      sidegate run --dev
     """
     from sidegate.main import run_daemon  # late: only this verb needs the daemon's libraries
 
-    raise SystemExit(run_daemon(config))
-
-
-for module in (node, apps, deployments, env, builds, databases, connections, external, certificates):
-    for command in module.COMMANDS:
-        sidegate.add_command(command)
+    raise SystemExit(run_daemon(config, development=dev))
 
 
 def main() -> None:
@@ -79,4 +73,8 @@ def main() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115  # as long as the process
+    if VARIABLE in os.environ:
+        from sidegate.cli.completion import answer_shells
+
+        answer_shells()
     sidegate(prog_name="sidegate")

@@ -5,20 +5,33 @@ import click
 from sidegate.api import schemas
 from sidegate.api.client import quote
 from sidegate.cli import tables
-from sidegate.cli.session import Session, common, complete_app, pass_session
+from sidegate.cli.completing import complete_app, complete_given_option, complete_option
+from sidegate.cli.session import Session, common, pass_session
 
 
 @click.group()
 @common
 def app() -> None:
-    """Web programs: what runs, and where they answer."""
+    """Web programs: what runs, and where they answer.
+
+    An app is one or more containers under one name, its replicas: started by others with the label sidegate.app=NAME,
+    or by Sidegate with `app deploy`. It answers at its domains, and at NAME.BASE_DOMAIN.
+
+    \b
+    Example:
+      sidegate app deploy shop --image shop:1.4 --domain shop.example.com
+    """
 
 
 @app.command("ls")
 @common
 @pass_session
 def app_ls(session: Session) -> None:
-    """Every app.
+    """Every app: its replicas that take requests of those that there are, its state, its first URL, and what it is
+    connected to.
+
+    The state is serving, paused or maintenance, or why no replica takes requests. "out of date": containers run with
+    other variables or another image than they would be given now; "rollout": they are being replaced.
 
     \b
     Example:
@@ -41,7 +54,10 @@ def _show_apps(found: list[schemas.AppView]) -> None:
 @common
 @pass_session
 def app_show(session: Session, name: str) -> None:
-    """One app with its replicas, domains and connections.
+    """One app with its replicas, domains, variables' keys, options and connections.
+
+    Of each replica there is the container, its state and health, where its requests go, and why they do not. What is
+    wrong follows, with what to do.
 
     \b
     Example:
@@ -99,7 +115,7 @@ def _state(found: schemas.AppView) -> str:
 
 @app.command("set")
 @click.argument("name", metavar="APP", shell_complete=complete_app)
-@click.argument("options", metavar="OPTION=VALUE...", nargs=-1, required=True)
+@click.argument("options", metavar="OPTION=VALUE...", nargs=-1, required=True, shell_complete=complete_option)
 @common
 @pass_session
 def app_set(session: Session, name: str, options: tuple[str, ...]) -> None:
@@ -140,7 +156,7 @@ def app_set(session: Session, name: str, options: tuple[str, ...]) -> None:
 
 @app.command("unset")
 @click.argument("name", metavar="APP", shell_complete=complete_app)
-@click.argument("options", metavar="OPTION...", nargs=-1, required=True)
+@click.argument("options", metavar="OPTION...", nargs=-1, required=True, shell_complete=complete_given_option)
 @common
 @pass_session
 def app_unset(session: Session, name: str, options: tuple[str, ...]) -> None:

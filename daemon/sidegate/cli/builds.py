@@ -11,8 +11,9 @@ from sidegate.api import schemas
 from sidegate.api.client import Upload, quote
 from sidegate.cli import tables
 from sidegate.cli.apps import show_app
+from sidegate.cli.completing import complete_app
 from sidegate.cli.context import Context
-from sidegate.cli.session import Session, common, complete_app, pass_session
+from sidegate.cli.session import Session, common, pass_session
 
 STEP = re.compile(r"Step (\d+)/(\d+) : ")
 

@@ -8,7 +8,8 @@ import click
 from sidegate.api import schemas
 from sidegate.api.client import quote
 from sidegate.cli import tables
-from sidegate.cli.session import Session, common, completer, pass_session
+from sidegate.cli.completing import complete_certificate
+from sidegate.cli.session import Session, common, pass_session
 
 _LARGEST = 1 << 20  # bytes
 _GENERIC = {"fullchain", "cert", "chain", "tls", "certificate", "server"}
@@ -22,14 +23,24 @@ To trust it, for browsers and tools on your own machine (sidegate cert ca > side
 @click.group()
 @common
 def cert() -> None:
-    """Certificates: your own, and the local authority's for every other name."""
+    """Certificates: your own, and the local authority's for every other name.
+
+    Files that are put into the directory of certificates are taken up at once, too. Names that none of them covers get
+    one of the local authority, which browsers trust once its certificate is in their store (`cert ca`).
+
+    \b
+    Example:
+      sidegate cert add --cert shop.example.crt --key shop.example.key
+    """
 
 
 @cert.command("ls")
 @common
 @pass_session
 def cert_ls(session: Session) -> None:
-    """Every certificate that is presented, and those that cannot be.
+    """Every certificate that is presented, and those that cannot be, with what is wrong with them.
+
+    Files come first, then those that the local authority has issued. "used by" are apps that answer at its hosts.
 
     \b
     Example:
@@ -89,9 +100,6 @@ def _read(path: Path) -> str:
         return content.decode()
     except UnicodeDecodeError:
         raise click.UsageError(f"{path} is not PEM (DER, perhaps): convert it with openssl x509 or pkey") from None
-
-
-complete_certificate = completer("/v1/certificates")
 
 
 @cert.command("rm")

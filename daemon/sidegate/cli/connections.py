@@ -7,15 +7,8 @@ import click
 from sidegate.api import schemas
 from sidegate.api.client import quote
 from sidegate.cli import tables
-from sidegate.cli.session import (
-    Session,
-    common,
-    complete_any,
-    confirm,
-    nothing_changed,
-    pass_session,
-    require_terminal,
-)
+from sidegate.cli.completing import complete_any, complete_partner
+from sidegate.cli.session import Session, common, confirm, nothing_changed, pass_session, require_terminal
 
 
 @click.command()
@@ -69,7 +62,7 @@ def _show_connected(done: schemas.Connected) -> None:
 
 @click.command()
 @click.argument("app", shell_complete=complete_any)
-@click.argument("target", shell_complete=complete_any)
+@click.argument("target", shell_complete=complete_partner)
 @click.option(
     "--keep-env/--remove-env",
     "keep",
@@ -141,7 +134,9 @@ def _show_disconnected(done: schemas.Disconnected) -> None:
 @common
 @pass_session
 def connections(session: Session) -> None:
-    """Every internal connection.
+    """Every internal connection: its ends, its state, how many containers are on its network, and which that is.
+
+    The state is up, partly (some containers are not attached), or waiting (for containers).
 
     \b
     Example:

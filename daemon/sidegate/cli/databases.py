@@ -5,21 +5,33 @@ import click
 from sidegate.api import schemas
 from sidegate.api.client import quote
 from sidegate.cli import own_databases, passwords, tables
+from sidegate.cli.completing import complete_database
 from sidegate.cli.secrets import read_secrets
-from sidegate.cli.session import Session, common, complete_database, pass_session
+from sidegate.cli.session import Session, common, pass_session
 
 
 @click.group()
 @common
 def db() -> None:
-    """Databases: what runs, who reaches it, how to log in."""
+    """Databases: what runs, who reaches it, how to log in.
+
+    A database is a container with the labels sidegate.database=NAME and sidegate.engine=ENGINE, or one that Sidegate
+    made with `db create`. Connected apps reach it as NAME.internal:3306, whatever its engine.
+
+    \b
+    Example:
+      sidegate db create shop-db --engine mariadb
+    """
 
 
 @db.command("ls")
 @common
 @pass_session
 def db_ls(session: Session) -> None:
-    """Every database.
+    """Every database: its engine, its container's state, the way in for connected apps, its public address where its
+    external connection is on, what it is connected to, and whether a login works.
+
+    Each login is tried, for three seconds at most: ok, refused with the server's reason, or unknown.
 
     \b
     Example:
@@ -43,6 +55,8 @@ def _show_databases(found: list[schemas.DatabaseSummary]) -> None:
 @pass_session
 def db_show(session: Session, name: str) -> None:
     """One database: where it is, and who reaches it how.
+
+    "also on" are networks that are not Sidegate's, and the containers there, which reach it without a connection.
 
     \b
     Example:
@@ -112,6 +126,9 @@ def db_set(
 @pass_session
 def db_credentials(session: Session, name: str) -> None:
     """User, password, URLs and command lines; this is written to the audit trail.
+
+    They come from `db set`, else from the container's own variables; what nobody has said is named, and a login is
+    tried. The command lines carry no password: they ask for it.
 
     \b
     Example:

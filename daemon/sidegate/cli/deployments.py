@@ -13,7 +13,8 @@ from sidegate.api import schemas
 from sidegate.api.client import Client, find_socket, quote
 from sidegate.cli import tables
 from sidegate.cli.apps import app, show_app
-from sidegate.cli.session import Session, common, complete_app, confirm, pass_session
+from sidegate.cli.completing import complete_app, complete_domain
+from sidegate.cli.session import Session, common, confirm, pass_session
 
 
 @app.command("deploy")
@@ -55,7 +56,7 @@ def app_deploy(
     \b
     Examples:
       sidegate app deploy shop --image shop:1.4
-      sidegate app deploy shop --image shop:1.5 --replicas 2 --domain shop.example.com --health /healthz
+      sidegate app deploy shop --image shop:1.5 --replicas 2 --domain shop.example.com
       sidegate app deploy worker --image shop:1.4 --env QUEUE=mail --command "python worker.py"
     """
     try:
@@ -142,7 +143,7 @@ def app_port(session: Session, name: str, port: int) -> None:
 @app.command("domains")
 @click.argument("name", metavar="APP", shell_complete=complete_app)
 @click.option("--add", multiple=True, metavar="DOMAIN", help="One more domain.")
-@click.option("--remove", multiple=True, metavar="DOMAIN", help="One less.")
+@click.option("--remove", multiple=True, metavar="DOMAIN", help="One less.", shell_complete=complete_domain)
 @common
 @pass_session
 def app_domains(session: Session, name: str, add: tuple[str, ...], remove: tuple[str, ...]) -> None:
@@ -232,5 +233,5 @@ def _write(line: str) -> None:
     sys.stdout.flush()
 
 
-COMMANDS = ()
-"""They are verbs of `app`."""
+COMMANDS = (app,)
+"""What is here are verbs of it."""

@@ -8,7 +8,8 @@ import click
 from sidegate.api import schemas
 from sidegate.api.client import quote
 from sidegate.cli import tables
-from sidegate.cli.session import Session, common, complete_app, pass_session
+from sidegate.cli.completing import complete_app, complete_assignment, complete_key
+from sidegate.cli.session import Session, common, pass_session
 
 SCOPE = click.Choice(["build", "runtime", "both"])
 
@@ -16,7 +17,14 @@ SCOPE = click.Choice(["build", "runtime", "both"])
 @click.group()
 @common
 def env() -> None:
-    """Variables of apps, for builds, for running containers, or both."""
+    """Variables of apps, for builds, for running containers, or both.
+
+    They are kept by Sidegate. Containers have them from their next start on: `app redeploy` replaces those that run.
+
+    \b
+    Example:
+      sidegate env set shop LOG_LEVEL=debug && sidegate app redeploy shop
+    """
 
 
 @env.command("ls")
@@ -54,7 +62,7 @@ def _outdated(found: schemas.EnvView, variable: schemas.VariableView) -> list[st
 
 @env.command("set")
 @click.argument("name", metavar="APP", shell_complete=complete_app)
-@click.argument("variables", metavar="[KEY=VALUE]...", nargs=-1)
+@click.argument("variables", metavar="[KEY=VALUE]...", nargs=-1, shell_complete=complete_assignment)
 @click.option(
     "--scope",
     type=SCOPE,
@@ -127,7 +135,7 @@ def _read_file(file: str) -> str:
 
 @env.command("unset")
 @click.argument("name", metavar="APP", shell_complete=complete_app)
-@click.argument("keys", metavar="KEY...", nargs=-1, required=True)
+@click.argument("keys", metavar="KEY...", nargs=-1, required=True, shell_complete=complete_key)
 @click.option("--scope", type=SCOPE, help="Only that of this scope; by default every one.")
 @common
 @pass_session
@@ -143,7 +151,7 @@ def env_unset(session: Session, name: str, keys: tuple[str, ...], scope: str | N
 
 @env.command("rename")
 @click.argument("name", metavar="APP", shell_complete=complete_app)
-@click.argument("key", metavar="KEY")
+@click.argument("key", metavar="KEY", shell_complete=complete_key)
 @click.argument("new", metavar="[NEW]", required=False)
 @click.option("--scope", type=SCOPE, help="Only that of this scope; by default every one.")
 @click.option("--new-scope", type=SCOPE, help="Move it to another scope too, or only that.")
@@ -192,7 +200,7 @@ def env_export(session: Session, name: str, form: str, scope: str | None) -> Non
     \b
     Examples:
       sidegate env export shop > .env
-      docker run -d --label sidegate.app=shop --env-file <(sidegate env export shop --format docker) IMAGE
+      docker run --label sidegate.app=shop --env-file <(sidegate env export shop --format docker) IMG
       eval "docker build $(sidegate env export shop --format build-args) -t shop ."
     """
     path, query = f"/v1/apps/{quote(name)}/env", {"format": form}

@@ -5,13 +5,22 @@ import click
 from sidegate.api import schemas
 from sidegate.api.client import quote
 from sidegate.cli import tables
-from sidegate.cli.session import Session, common, complete_database, pass_session
+from sidegate.cli.completing import complete_client, complete_database, entries
+from sidegate.cli.session import Session, common, pass_session
 
 
 @click.group()
 @common
 def external() -> None:
-    """External connections: public access to databases, off until you turn it on."""
+    """External connections: public access to databases, off until you turn it on.
+
+    Each database has a public port of its own, which stays the same while it is off. Lists say who may come in, limits
+    how often; an end can be set by time or by idleness.
+
+    \b
+    Example:
+      sidegate external on shop-db --allow 203.0.113.0/24 --for 2h
+    """
 
 
 FORWARDERS = ("auto", "kernel", "userspace")
@@ -48,8 +57,12 @@ def external_on(
 ) -> None:
     """Open a database to clients elsewhere; returns once the port listens. What is left out stays as it was.
 
+    Anybody may knock, unless there is an allow list or --local. CIDR is an address or a network of either family, and
+    WORDS what you want to remember of it; denied ones stay out even if allowed. TIME is 30m, 2h, 1d12h or never. When
+    its time is over, or nobody has used it for as long as --idle-off says, it is off, and stays so over restarts.
+
     \b
-    Example:
+    Examples:
       sidegate external on shop-db
       sidegate external on shop-db --allow "203.0.113.0/24=the office" --for 2h --idle-off 30m
     """
@@ -94,7 +107,10 @@ def _switch(session: Session, name: str, body: schemas.ExternalRequest, doing: s
 @common
 @pass_session
 def external_show(session: Session, name: str) -> None:
-    """Whether a database is open to clients elsewhere, and where.
+    """Whether a database is open to clients elsewhere, where, on which terms, and what carries its sessions.
+
+    The terms are kept while it is off. "refused" counts clients that were turned away since it was turned on, by
+    reason.
 
     \b
     Example:
@@ -161,7 +177,13 @@ def _edit(session: Session, name: str, body: schemas.ExternalEdit, doing: str) -
 @external.command("allow")
 @click.argument("name", metavar="DB", shell_complete=complete_database)
 @click.argument("networks", metavar=f"[{_ENTRY}]...", nargs=-1)
-@click.option("--remove", multiple=True, metavar="CIDR", help="Take this line off the list. May be repeated.")
+@click.option(
+    "--remove",
+    multiple=True,
+    metavar="CIDR",
+    help="Take this line off the list. May be repeated.",
+    shell_complete=entries("allow"),
+)
 @common
 @pass_session
 def external_allow(session: Session, name: str, networks: tuple[str, ...], remove: tuple[str, ...]) -> None:
@@ -179,7 +201,13 @@ def external_allow(session: Session, name: str, networks: tuple[str, ...], remov
 @external.command("deny")
 @click.argument("name", metavar="DB", shell_complete=complete_database)
 @click.argument("networks", metavar=f"[{_ENTRY}]...", nargs=-1)
-@click.option("--remove", multiple=True, metavar="CIDR", help="Take this line off the list. May be repeated.")
+@click.option(
+    "--remove",
+    multiple=True,
+    metavar="CIDR",
+    help="Take this line off the list. May be repeated.",
+    shell_complete=entries("deny"),
+)
 @common
 @pass_session
 def external_deny(session: Session, name: str, networks: tuple[str, ...], remove: tuple[str, ...]) -> None:
@@ -218,7 +246,7 @@ def external_extend(session: Session, name: str, lasting: str) -> None:
 
 @external.command("kick")
 @click.argument("name", metavar="DB", shell_complete=complete_database)
-@click.argument("client", metavar="ADDRESS[:PORT]")
+@click.argument("client", metavar="ADDRESS[:PORT]", shell_complete=complete_client)
 @common
 @pass_session
 def external_kick(session: Session, name: str, client: str) -> None:
@@ -237,7 +265,7 @@ def external_kick(session: Session, name: str, client: str) -> None:
 @common
 @pass_session
 def external_ls(session: Session) -> None:
-    """Every database's external connection.
+    """Every database's external connection: on or off, its address, its sessions, when it ends, and what carries it.
 
     \b
     Example:
@@ -268,7 +296,7 @@ def _show_externals(found: list[schemas.ExternalView]) -> None:
 @common
 @pass_session
 def external_sessions(session: Session, name: str) -> None:
-    """Who is connected to a database from elsewhere, the oldest first.
+    """Who is connected to a database from elsewhere, the oldest first, with bytes as the client counts them.
 
     \b
     Example:

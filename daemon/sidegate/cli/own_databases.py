@@ -5,8 +5,9 @@ import click
 from sidegate.api import schemas
 from sidegate.api.client import quote
 from sidegate.cli import tables
+from sidegate.cli.completing import complete_database
 from sidegate.cli.secrets import read_new_password, read_secrets
-from sidegate.cli.session import Session, common, complete_database, confirm, pass_session
+from sidegate.cli.session import Session, common, confirm, pass_session
 
 
 @click.command("create")

@@ -5,8 +5,9 @@ import click
 from sidegate.api import schemas
 from sidegate.api.client import quote
 from sidegate.cli import tables
+from sidegate.cli.completing import complete_database
 from sidegate.cli.secrets import read_new_password
-from sidegate.cli.session import Session, common, complete_database, pass_session
+from sidegate.cli.session import Session, common, pass_session
 
 
 @click.command("password")
@@ -21,8 +22,8 @@ def db_password(session: Session, name: str, generate: bool, stdin: bool, update
     """Change the password in the database's server, at once, for every way in. Says who still holds the old one.
 
     \b
-    A password has 8 characters at least, among them a lower-case letter, an upper-case letter, a digit
-    and one of  , & * [ ] : ' $ ` "
+    A password has 8 characters at least, among them a lower-case letter, an upper-case letter,
+    a digit, and one of  , & * [ ] : ' $ ` "
 
     \b
     Examples:

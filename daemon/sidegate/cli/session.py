@@ -14,12 +14,10 @@ import msgspec
 
 from sidegate.api.client import SECONDS, Client, Reply, Upload, find_socket
 from sidegate.cli.telling import telling
-from sidegate.errors import SidegateError
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 PROGRESS_AFTER = 2.0  # seconds
-COMPLETION_SECONDS = 1.0
 ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 """Control characters that JSON lets stand, and that a terminal would obey."""
 
@@ -183,29 +181,3 @@ def nothing_changed() -> NoReturn:
     """The end after a no."""
     click.echo("nothing was changed", err=True)
     raise SystemExit(1)
-
-
-def completer(path: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Complete names from a list that the daemon serves; silence when it does not answer."""
-
-    def complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-        client = Client(find_socket(context.find_root().params.get("socket"), os.environ), COMPLETION_SECONDS)
-        try:
-            found = client.call("GET", path, list[_Named]).value
-        except SidegateError:
-            return []
-        return [item.name for item in found if item.name and item.name.startswith(incomplete)]
-
-    return complete
-
-
-class _Named(msgspec.Struct):
-    name: str | None
-
-
-complete_app = completer("/v1/apps")
-complete_database = completer("/v1/databases")
-
-
-def complete_any(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    return complete_database(context, parameter, incomplete) + complete_app(context, parameter, incomplete)

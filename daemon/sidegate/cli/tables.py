@@ -17,7 +17,7 @@ WIDE = 240  # columns, where there is no terminal to fit
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Rows under headings, or the sentence `empty`."""
-    shown = [[_word(value) for value in row] for row in rows]
+    shown = [[word(value) for value in row] for row in rows]
     if not shown:
         say(empty)
         return
@@ -36,23 +36,24 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
 def facts(pairs: Iterable[tuple[str, object]]) -> None:
     """Name and value, one a line; values that are not there are left out."""
     for name, value in pairs:
-        if word := _word(value):
-            colour = "green" if word in GOOD else None
-            click.echo(click.style(name.ljust(MARGIN), bold=True) + click.style(word, fg=colour))
+        if shown := word(value):
+            colour = "green" if shown in GOOD else None
+            click.echo(click.style(name.ljust(MARGIN), bold=True) + click.style(shown, fg=colour))
 
 
 def say(text: str) -> None:
     """A sentence."""
-    click.echo(_word(text))
+    click.echo(word(text))
 
 
 def warn(texts: Iterable[str]) -> None:
     """Sentences that should not be missed."""
     for text in texts:
-        click.secho(f"! {_word(text)}", fg="yellow")
+        click.secho(f"! {word(text)}", fg="yellow")
 
 
-def _word(value: object) -> str:
+def word(value: object) -> str:
+    """A value as people read it; empty for one that is not there."""
     match value:
         case None:
             return ""
@@ -61,7 +62,7 @@ def _word(value: object) -> str:
         case str():
             return printable(value)
         case list() | tuple():
-            return ", ".join(_word(part) for part in value)
+            return ", ".join(word(part) for part in value)
         case _:
             return str(value)
 

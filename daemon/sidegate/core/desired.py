@@ -5,11 +5,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from sidegate.core.certificates import Assignment
+from sidegate.core.compose import same_project
+from sidegate.core.database_engines import DATABASE_ENGINES
 from sidegate.core.deployments import own_containers, with_standing
 from sidegate.core.domains import assign_domains, listed_domains, with_domains
 from sidegate.core.forwarding import Forwarding, carry_all, forwarding_problems
+from sidegate.core.guest import Guest
 from sidegate.core.labels import END_A, END_B, INSTANCE, MANAGED, App, Database, Discovery, discover
 from sidegate.core.model import (
+    DATABASE_PORT,
     DEFAULT_BRIDGE,
     Container,
     EngineState,
@@ -55,7 +59,8 @@ class Departure:
 class Desired:
     """`forwarders`: database -> its external connection, where it is on; `ports`: public port -> the database that has
     it, on or off. `waiting`: container id -> why it takes no requests of its app, in words
-    for the operator. `claims`: what the store should remember of domains. `certificates`: None where TLS is off."""
+    for the operator. `claims`: what the store should remember of domains. `certificates`: None where TLS is off.
+    `visits`: networks by which our own container reaches apps, and whether it is to join them for that."""
 
     discovery: Discovery
     networks: Mapping[str, DesiredNetwork] = field(default_factory=dict)
@@ -69,6 +74,7 @@ class Desired:
     certificates: Assignment | None = None
     passwords: tuple[str, ...] = ()
     """databases that are to be told a new password, and can be"""
+    visits: Mapping[str, bool] = field(default_factory=dict)
 
 
 def pair_network(pair: Pair, rules: Rules) -> str:
@@ -93,6 +99,11 @@ def aliases(name: str) -> frozenset[str]:
 def is_ours(network: Network, rules: Rules) -> bool:
     """Whether a network bears our label; nothing else is ever changed or deleted."""
     return network.labels.get(MANAGED) == "true" and network.labels.get(INSTANCE) == rules.instance
+
+
+def database_port(database: Database, rules: Rules) -> int:
+    """Where a database is dialled: 3306 whatever its engine, where we can see to it that it answers there."""
+    return DATABASE_PORT if rules.namespaces else DATABASE_ENGINES[database.engine].port
 
 
 def join_fault(container: Container) -> str:
@@ -145,6 +156,9 @@ def desire(
     for name, database in discovery.databases.items():
         problems += _openings(name, database, state, rules)
     waiting: dict[str, str] = {}
+    guest, visits = Guest.of(state, rules), dict[str, bool]()
+    if rules.self_id and engine_up and guest is None:
+        problems.append(Problem("sidegate", f"its own container {rules.self_id[:12]} is not one of this engine's"))
     routes = _routes(
         intent,
         discovery,
@@ -153,12 +167,20 @@ def desire(
         claims,
         problems,
         waiting,
+        visits,
         engine_up=engine_up,
         health=health or {},
         admitted=admitted,
         leaving=leaving,
     )
     problems += forwarding_problems(intent.externals, rules.forwarder, kernel_fault)
+    if guest:
+        ours = {n.name for n in state.networks if is_ours(n, rules)}
+        if fault := guest.route_fault(state.networks, ours):
+            problems.append(Problem("sidegate", fault))
+        for place in networks.values():
+            if len(place.ends) == 1 or place.name in visits:
+                networks[place.name] = replace(place, members={**place.members, rules.self_id: frozenset()})
     reachable = {name for name, target in routes.databases.items() if target.address}
     problems += _pending_passwords(intent, reachable)
     return Desired(
@@ -172,6 +194,7 @@ def desire(
         claims=claims,
         problems=tuple(sorted(set(problems))),
         passwords=tuple(sorted(reachable & set(intent.passwords))),
+        visits=visits,
     )
 
 
@@ -212,13 +235,15 @@ def _routes(
     claims: Mapping[str, str],
     problems: list[Problem],
     waiting: dict[str, str],
+    visits: dict[str, bool],
     *,
     engine_up: bool,
     health: Mapping[str, str],
     admitted: Collection[str],
     leaving: Collection[str],
 ) -> Routes:
-    where = Reachability.of(state, frozenset(n.name for n in state.networks if is_ours(n, rules) and n.internal))
+    guest = Guest.of(state, rules)
+    where = Reachability.of(state, frozenset(n.name for n in state.networks if is_ours(n, rules) and n.internal), guest)
     needs: dict[str, set[str]] = {}
     for pair in intent.connections:
         for end in (pair.a, pair.b):
@@ -249,10 +274,18 @@ def _routes(
         )
         app_routes[name] = served.route
         waiting |= served.waiting
+        visits |= {network: visits.get(network, False) or join for network, join in served.networks.items()}
         problems += served.problems
     if rules.default_app and rules.default_app not in app_routes:
         problems.append(Problem(rules.default_app, "is default_app in the settings, but there is no app of that name"))
-    targets = {name: database_target(db, home_network(name, rules)) for name, db in discovery.databases.items()}
+    service_hosts = {f"{host}.{rules.base_domain}": name for host, name in discovery.hosts.items()}
+    for host, name in service_hosts.items():
+        if (holder := claims.get(host, name)) != name:
+            problems.append(Problem(name, f"does not answer at {host}: the app {holder} has it as a domain"))
+    targets = {
+        name: database_target(db, home_network(name, rules), guest, database_port(db, rules))
+        for name, db in discovery.databases.items()
+    }
     return build_routes(
         app_routes,
         claims,
@@ -262,6 +295,7 @@ def _routes(
         www=www,
         default_app=rules.default_app,
         policies=tuple(policies),
+        service_hosts=service_hosts,
     )
 
 
@@ -320,7 +354,11 @@ def exposures(database: Database, state: EngineState, rules: Rules) -> dict[str,
     ours = {n.name for n in state.networks if is_ours(n, rules)}
     return {
         e.network: tuple(
-            sorted(c.name for c in state.containers if c.id != database.container.id and c.endpoint(e.network))
+            sorted(
+                c.name
+                for c in state.containers
+                if c.id not in (database.container.id, rules.self_id) and c.endpoint(e.network)
+            )
         )
         for e in database.container.endpoints
         if e.network not in ours
@@ -339,7 +377,8 @@ def _openings(name: str, database: Database, state: EngineState, rules: Rules) -
         text = f"publishes port {ports} itself, past Sidegate's switch: run {database.container.name} without -p"
         problems.append(Problem(name, text))
     for network, others in exposures(database, state, rules).items():
-        if others:
+        there = (container for container in state.containers if container.name in others)
+        if others and not (rules.isolation == "report" and same_project(database.container, there)):
             text = f"can be reached through {network} without a connection, by {', '.join(others)}"
             problems.append(Problem(name, text))
     return problems

@@ -81,6 +81,8 @@ class Container:
     endpoints: tuple[Endpoint, ...] = ()
     exposed_ports: tuple[int, ...] = ()
     published_ports: tuple[int, ...] = ()
+    bound_ports: tuple[int, ...] = ()
+    """Those of `exposed_ports` that are published."""
     links: tuple[str, ...] = ()
     pid: int = 0
     created: str = ""
@@ -131,13 +133,16 @@ class HostState:
     """What matters of the host: CIDRs it routes, the uplink's MTU (0: unknown), the bridge fast path.
 
     `fast_path` is None where the host has no use for the rule or it cannot be kept (`fast_path_fault` says why),
-    else whether it stands at the head of DOCKER-USER.
+    else whether it stands at the head of DOCKER-USER. `cut_fault` says why no socket in a container can be destroyed.
     """
 
     routes: tuple[str, ...] = ()
     mtu: int = 0
     fast_path: bool | None = None
     fast_path_fault: str = ""
+    lost: tuple[str, ...] = ()
+    """what the daemon lacks the rights for, a sentence each"""
+    cut_fault: str = ""
 
 
 # --- intent: what the store holds --------------------
@@ -295,7 +300,9 @@ class Rules:
 
     `subnet_prefix` is the length of each network's subnet; `policy` is how requests are treated where an app's options
     do not say; `default_app` answers where nobody else does (empty: nobody); `tls`: there is HTTPS to redirect to;
-    `forwarder` is one of FORWARDERS.
+    `forwarder` is one of FORWARDERS; `discover` is labels, or all: compose services need none; `loopback`: nothing
+    listens for other machines; `namespaces`: those of containers' networks can be entered, which takes root. `self_id`
+    is our own container's id where that has a network of its own, else empty.
     """
 
     instance: str = DEFAULT_INSTANCE
@@ -308,11 +315,15 @@ class Rules:
     default_app: str = ""
     tls: bool = True
     forwarder: str = "userspace"
+    discover: str = "labels"
+    loopback: bool = False
+    namespaces: bool = True
+    self_id: str = ""
 
     @property
     def endpoints_per_network(self) -> int:
-        """Addresses of one subnet less network, broadcast and the bridge's own: 29 in a /27."""
-        return (1 << (32 - self.subnet_prefix)) - 3
+        """Addresses of one subnet less network, broadcast, the bridge's own and our own container's: 29 in a /27."""
+        return (1 << (32 - self.subnet_prefix)) - (4 if self.self_id else 3)
 
 
 @dataclass(frozen=True, slots=True, order=True)

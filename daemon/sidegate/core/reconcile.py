@@ -8,9 +8,11 @@ from ipaddress import IPv4Network
 from itertools import islice
 
 from sidegate.core.certificates import DEFAULT_LEAF, CertificateSet
+from sidegate.core.cutting import by_engines_alone
 from sidegate.core.database_ports import DatabasePort, plan_redirects
-from sidegate.core.desired import Desired, DesiredNetwork, is_ours
+from sidegate.core.desired import Desired, DesiredNetwork, home_network, is_ours
 from sidegate.core.forwarding import OFF, Kernel, Place, close_actions, open_actions, stray_actions
+from sidegate.core.guest import Guest, plan_visits
 from sidegate.core.labels import END_A, END_B, discover
 from sidegate.core.model import DEFAULT_BRIDGE, Container, EngineState, HostState, Network, Problem, Rules
 from sidegate.core.plan import (
@@ -67,15 +69,19 @@ def reconcile(desired: Desired, observed: Observed, rules: Rules) -> tuple[Plan,
         actions += _fast_path(desired, observed)
         actions += plan_redirects(desired.discovery, observed.engine.containers, observed.ports)
         actions += _join(desired, observed, rules, problems)
+        ours = {n.name for n in observed.engine.networks if is_ours(n, rules)}
+        actions += plan_visits(Guest.of(observed.engine, rules), desired.visits, observed.engine.networks, ours)
         actions += (ChangePassword(cause="it was asked for", database=name) for name in desired.passwords)
     actions += _open_forwarders(desired, observed, where)
-    return Plan(tuple(actions)), problems
+    alone = observed.host.cut_fault or not rules.namespaces
+    return Plan(tuple(by_engines_alone(actions) if alone else actions)), problems
 
 
 def plan_forwarders(desired: Desired, observed: Observed, rules: Rules) -> Plan:
     """The part of `reconcile` that is about external connections. It rests on nothing that takes long to look at."""
     where = places(desired, observed.engine, rules)
-    return Plan((*_close_forwarders(desired, observed, where), *_open_forwarders(desired, observed, where)))
+    actions = (*_close_forwarders(desired, observed, where), *_open_forwarders(desired, observed, where))
+    return Plan(actions if rules.namespaces else tuple(by_engines_alone(actions)))
 
 
 # --- the data plane ------------------------------------------------------------------------------------------------
@@ -100,6 +106,8 @@ def places(desired: Desired, state: EngineState, rules: Rules) -> dict[str, Plac
     """Where each database's external sessions end."""
     ours = ((_ends(n), n.gateway) for n in state.networks if is_ours(n, rules) and n.internal)
     homes = {ends[0]: gateway for ends, gateway in ours if len(ends) == 1}
+    if guest := Guest.of(state, rules):  # then it is the workers' own address
+        homes = {name: guest.address(home_network(name, rules)) for name in homes}
     # A purge wants nothing, and yet has to part clients from the databases that there are.
     databases = desired.discovery.databases or discover(state.containers, rules).databases
     return {name: Place(name, db.container.pid, homes.get(name, "")) for name, db in databases.items()}

@@ -1,10 +1,11 @@
 """From apps and databases to the routing snapshot: which replicas can be dialled, where, and if none, why."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from sidegate.core.guest import Guest
 from sidegate.core.labels import App, Database, Domain, Replica, parse_domain
-from sidegate.core.model import DEFAULT_BRIDGE, Container, EngineState, Problem
+from sidegate.core.model import DATABASE_PORT, DEFAULT_BRIDGE, Container, EngineState, Problem
 from sidegate.core.options import ADD, REMOVE
 from sidegate.core.routes import SERVING, AppRoute, DatabaseTarget, PathRoute, Policy, Routes, Upstream
 
@@ -13,56 +14,89 @@ STARTING, UNHEALTHY, CONNECTING = "starting", "unhealthy", "connecting"
 REASONS = (STARTING, UNHEALTHY, "cannot be reached", "paused", "stopping", "stopped")
 """Why an app is unavailable, in words for visitors; of several the first."""
 
+BEYOND = (
+    "uses the host's network, which a container with a network of its own does not reach: give it a bridge network, or "
+    "run Sidegate in the host's (docs/container.md)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Reachability:
-    """What of the engine decides where a container is dialled. `ours`: names of our own networks."""
+    """What of the engine decides where a container is dialled. `ours`: names of our own networks. `guest`: our own
+    container where we reach its networks only, which are to be joined first, else None; `started_on`: those of them
+    that somebody else put it on."""
 
     bridges: frozenset[str]
     ours: frozenset[str]
     containers: Mapping[str, Container]
+    guest: Guest | None = None
+    started_on: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, state: EngineState, ours: frozenset[str]) -> "Reachability":
+    def of(cls, state: EngineState, ours: frozenset[str], guest: Guest | None = None) -> "Reachability":
         bridges = frozenset(n.name for n in state.networks if n.driver == "bridge")
-        return cls(bridges, ours, {c.id: c for c in state.containers})
+        started_on = guest.started_on(ours) if guest else frozenset[str]()
+        return cls(bridges, ours, {c.id: c for c in state.containers}, guest, started_on)
 
 
-def dial_address(container: Container, wanted: str, where: Reachability) -> tuple[str, str]:
-    """The address to dial a container at, or "" and the reason.
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where a container is dialled: its address, and the network that it has it on, empty for the host's own. `fault`
+    says why there is none."""
+
+    address: str = ""
+    network: str = ""
+    fault: str = ""
+
+
+def dial_spot(container: Container, wanted: str, where: Reachability) -> Spot:
+    """Where to dial a container.
 
     `wanted` (its sidegate.network label) decides; else the default bridge, then other people's bridge networks by
-    name, then ours, which come and go with connections. Only bridges can be reached from the host.
+    name, then ours, which come and go with connections. Only bridges can be reached from the host. A guest comes first
+    to those that it need not join.
     """
     mode = container.network_mode
     if mode == "host":
-        return HOST_ADDRESS, ""
+        return Spot(HOST_ADDRESS) if where.guest is None else Spot(fault=f"{container.name} {BEYOND}")
     if mode == "none":
-        return "", f"{container.name} has no network (network_mode none): give it a bridge network"
+        return Spot(fault=f"{container.name} has no network (network_mode none): give it a bridge network")
     if mode.startswith("container:"):
         owner = where.containers.get(mode.removeprefix("container:"))
         if owner is None or not owner.running:
-            return "", f"{container.name} lives in the network of a container that does not run"
-        return dial_address(owner, wanted, where)
+            return Spot(fault=f"{container.name} lives in the network of a container that does not run")
+        return dial_spot(owner, wanted, where)
     if wanted:
         endpoint = container.endpoint(wanted)
         if endpoint is None or not endpoint.address:
-            return "", f"{container.name} is not on {wanted}, the network its label sidegate.network names"
-        return endpoint.address, ""
+            return Spot(fault=f"{container.name} is not on {wanted}, the network its label sidegate.network names")
+        return Spot(endpoint.address, wanted)
     found = [e for e in container.endpoints if e.address and e.network in where.bridges]
     if not found:
-        return "", f"{container.name} is on no bridge network that the host can reach"
-    best = min(found, key=lambda e: (e.network in where.ours, e.network != DEFAULT_BRIDGE, e.network))
-    return best.address, ""
+        return Spot(fault=f"{container.name} is on no bridge network that the host can reach")
+    best = min(
+        found,
+        key=lambda e: (
+            e.network not in where.started_on,
+            e.network in where.ours,
+            e.network != DEFAULT_BRIDGE,
+            e.network,
+        ),
+    )
+    return Spot(best.address, best.network)
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An app's route, and for each of its containers that takes no requests (by id) why, in words for the operator."""
+    """An app's route, and for each of its containers that takes no requests (by id) why, in words for the operator.
+
+    `networks` are those on which its containers are dialled, and whether any of those there is not about to end.
+    """
 
     route: AppRoute
     waiting: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+    networks: Mapping[str, bool] = field(default_factory=dict)
 
 
 def app_route(
@@ -87,19 +121,24 @@ def app_route(
     waiting: dict[str, str] = {}
     reasons: list[str] = []
     problems: list[Problem] = []
+    networks: dict[str, bool] = {}
     for replica in app.replicas:
         container = replica.container
+        spot = dial_spot(container, replica.network, where)
+        if spot.network:
+            networks[spot.network] = networks.get(spot.network, False) or not container.stopping
         if reason := _not_ready(container):
             reasons.append(reason)
             waiting[container.id] = reason
-            continue
-        address, fault = dial_address(container, replica.network, where)
-        if fault:
-            problems.append(Problem(app.name, fault))
+        elif spot.fault:
+            problems.append(Problem(app.name, spot.fault))
             reasons.append("cannot be reached")
-            waiting[container.id] = fault
+            waiting[container.id] = spot.fault
+        elif where.guest and not where.guest.reaches(spot.network):
+            reasons.append(STARTING)
+            waiting[container.id] = f"{CONNECTING}: Sidegate joins {spot.network}"
         else:
-            ready.append((replica, Upstream(container.name, address, replica.port, container.id)))
+            ready.append((replica, Upstream(container.name, spot.address, replica.port, container.id)))
     if held:
         reasons += [STARTING for _, upstream in ready if upstream.id in held]
         waiting |= {upstream.id: STARTING for _, upstream in ready if upstream.id in held}
@@ -125,7 +164,7 @@ def app_route(
         reasons += [UNHEALTHY] * bool(resting)
         unavailable = min(reasons, key=REASONS.index) if reasons else "has no containers"
     route = AppRoute(upstreams, unavailable, resting, mode, policy)
-    return Served(route, waiting, tuple(problems))
+    return Served(route, waiting, tuple(problems), networks)
 
 
 def _attached(
@@ -140,6 +179,21 @@ def _attached(
     return attached
 
 
+def deserted(
+    apps: Iterable[App], where: Reachability, about_to_end: Collection[str]
+) -> dict[str, frozenset[tuple[str, int]]]:
+    """The networks on which every replica that is dialled there is `about_to_end` (ids) -> addresses and ports."""
+    ending: dict[str, set[tuple[str, int]]] = {}
+    busy: set[str] = set()
+    for replica in (replica for app in apps for replica in app.replicas):
+        spot = dial_spot(replica.container, replica.network, where)
+        if replica.container.id in about_to_end:
+            ending.setdefault(spot.network, set()).add((spot.address, replica.port))
+        else:
+            busy.add(spot.network)
+    return {network: frozenset(spots) for network, spots in ending.items() if network and network not in busy}
+
+
 def _not_ready(container: Container) -> str:
     if container.state in ("created", "restarting") or (container.running and container.health == "starting"):
         return STARTING
@@ -150,11 +204,13 @@ def _not_ready(container: Container) -> str:
     return "stopping" if container.stopping else ""
 
 
-def database_target(database: Database, home: str) -> DatabaseTarget:
+def database_target(
+    database: Database, home: str, guest: Guest | None = None, port: int = DATABASE_PORT
+) -> DatabaseTarget:
     """Where forwarders dial a database: its home network, and nowhere else."""
     endpoint = database.container.endpoint(home)
-    running = database.container.running and endpoint is not None
-    return DatabaseTarget(endpoint.address if running and endpoint else "")
+    running = database.container.running and endpoint is not None and (guest is None or guest.reaches(home))
+    return DatabaseTarget(endpoint.address if running and endpoint else "", port)
 
 
 def build_routes(
@@ -167,10 +223,12 @@ def build_routes(
     www: Mapping[str, str] | None = None,
     default_app: str = "",
     policies: tuple[Policy, ...] = (Policy(),),
+    service_hosts: Mapping[str, str] | None = None,
 ) -> Routes:
     """The snapshot. Every app of `app_routes` answers at its own name; claims of apps without a route are left out.
 
     `www`: app -> add or remove, for those whose hosts have a twin with or without www. that is redirected to them.
+    `service_hosts`: host -> app, for names of compose services; a claim of the same host wins.
     """
     hosts: dict[str, dict[str, PathRoute]] = {f"{name}.{base_domain}": {"": PathRoute("", name)} for name in app_routes}
     wildcards: dict[str, dict[str, PathRoute]] = {}
@@ -178,6 +236,8 @@ def build_routes(
     for domain, app in held:
         place, host = (wildcards, domain.host[1:]) if domain.host.startswith("*.") else (hosts, domain.host)
         place.setdefault(host, {}).setdefault(domain.path, PathRoute(domain.path, app))
+    for host, app in (service_hosts or {}).items():
+        hosts.setdefault(host, {}).setdefault("", PathRoute("", app))
     for domain, app in held:
         twin = _twin(domain, (www or {}).get(app, ""), base_domain)
         if twin and all(owner == app for owner in _holders(twin, claims)):

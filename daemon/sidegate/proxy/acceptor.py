@@ -29,7 +29,8 @@ _TOO_MANY = (
 class Acceptor:
     """Serves what comes on `sock`, over TLS where there is a `context`.
 
-    `failed` counts handshakes that came to nothing, `refused` connections of clients who had their share.
+    `accepted` counts connections that were let in, `refused` those of clients who had their share; `shaken` TLS
+    handshakes that were made, `failed` those that came to nothing.
     """
 
     def __init__(
@@ -41,8 +42,11 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._refused: collections.deque[tuple[float, socket.socket]] = collections.deque()
-        self.failed = 0
+        self.secure = context is not None
+        self.accepted = 0
         self.refused = 0
+        self.shaken = 0
+        self.failed = 0
         plain = context is None and not admission.per_client
         self._listener = Listener(
             sock,
@@ -85,6 +89,7 @@ class Acceptor:
         """For a connection that the event loop accepted: no task, no address, no look at its socket."""
         admission = self._admission
         admission.enter()
+        self.accepted += 1
         return ClientConnection(self._gateway, ended=admission.leave)
 
     def _accepted(self, sock: socket.socket) -> None:
@@ -98,6 +103,7 @@ class Acceptor:
         if not self._admission.enter(seat.address, seat.own):
             self._refuse(sock)
             return
+        self.accepted += 1
         task = self._gateway.spawn(self._open(sock, seat), "accept")
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -119,6 +125,8 @@ class Acceptor:
         except BaseException:
             self._give_up(sock, seat)
             raise
+        else:
+            self.shaken += secure
 
     def _give_up(self, sock: socket.socket, seat: "_Seat") -> None:
         sock.close()

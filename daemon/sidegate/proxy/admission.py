@@ -26,7 +26,7 @@ class Admission:
         self.per_client = limits.connections_per_client
         self.count = 0
         self._ample = min(self.most, by_files // 2)
-        self._exempt = TrustedProxies(limits.trusted_proxies)
+        self._exempt = TrustedProxies((*limits.trusted_proxies, *limits.local_clients))
         self._held: dict[str | bytes, int] = {}
         self._key = functools.lru_cache(_CLIENTS_KNOWN)(self._key_of)
 

@@ -2,23 +2,45 @@
 
 from collections.abc import Iterable
 from http import HTTPStatus
+from time import monotonic
 
 from sidegate.proxy import pages, way
-from sidegate.proxy.client import ANSWERING, HEAD, HOLD_BACKEND, HOLD_DIAL, IDLE
+from sidegate.proxy.client import ANSWERING, HEAD, HOLD_BACKEND, HOLD_DIAL, IDLE, PARKED
 from sidegate.proxy.delivery import Delivery
 from sidegate.proxy.head import ResponseHead
-from sidegate.proxy.record import Record
+from sidegate.proxy.metrics import AppMeter, Row, count
+from sidegate.proxy.record import CLIENT_LEFT, Record
 from sidegate.proxy.sockets import reset
 
 SLOW = "The request took too long to arrive."
 PAUSED_NOW = "The app is paused. Try again in a moment."
 TOO_LARGE = "The request's body is larger than this app takes."
 
+# What answers of the proxy's own are counted as: by the way that the request would have gone, else by their status.
+_DETOURS = {way.LAST_HOP: "max_forwards", way.UNDER_MAINTENANCE: "maintenance", way.PARK: "paused"}
+_ANSWERS = {
+    HTTPStatus.PERMANENT_REDIRECT: "redirect",
+    HTTPStatus.NOT_FOUND: "no_app",
+    HTTPStatus.REQUEST_TIMEOUT: "slow_client",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "target_too_long",
+    HTTPStatus.EXPECTATION_FAILED: "expectation",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "head_too_large",
+    HTTPStatus.NOT_IMPLEMENTED: "unsupported",
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "unsupported",
+    HTTPStatus.BAD_GATEWAY: "bad_gateway",
+    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout",
+}
+
 
 class Answers(Delivery):
     """A client that can be answered. `_pump` is http1's."""
 
-    __slots__ = ("_hsts", "_number", "_record", "_taken", "plain")
+    __slots__ = ("_began", "_hsts", "_number", "_record", "_rows", "_sent", "_status", "_taken", "plain")
+
+    _rows: list[Row]
+    """What the request in hand is counted in."""
 
     def _pump(self) -> None:
         """Go on with what was read ahead."""
@@ -30,6 +52,9 @@ class Answers(Delivery):
         self._number = 0  # of the request among the worker's
         self._record: Record | None = None  # while there is a log
         self._taken = 0  # bytes of the request's body so far, framing included
+        self._sent = 0  # of the response's body
+        self._status = 0  # of the response that has begun
+        self._began = 0.0  # when the request's head was there
 
     @property
     def _request_id(self) -> bytes:
@@ -97,23 +122,32 @@ class Answers(Delivery):
             gateway = self._gateway
             self._number = gateway.requests = gateway.requests + 1
             self._request = None
-            self._record = Record(None, self._request_id) if gateway.log is not None else None
+            self._began = monotonic()
+            self._rows = self._meter.rows(b"")
+            self._record = Record(None, self._request_id, self._began) if gateway.log is not None else None
         self._closing = True
         page = pages.answer(status, detail, self._request, self._request_id, close=True, fields=self._security())
         self._finish(status, page[: page.find(b"\r\n\r\n") + 4] if bodiless else page)
 
     def _finish(self, status: HTTPStatus, response: bytes) -> None:
-        record = self._record
-        if record is not None:
-            record.status = status.value
-            record.sent = len(response) - response.find(b"\r\n\r\n") - 4
+        taken = self._way if self._request is not None else way.ON
+        self._meter.answers[_DETOURS.get(taken) or _ANSWERS.get(status, "malformed")] += 1
+        self._status = status.value
+        self._sent = len(response) - response.find(b"\r\n\r\n") - 4
+        if self._record is not None:
+            self._record.status = status.value
         self.transport.write(response)
         self._next()
 
     def _next(self) -> None:
-        """The request in hand has its response: log it, then close, linger, or go on with the next."""
+        """The request in hand has its response: count and log it, then see what is next."""
+        count(self._rows[self._status // 100], monotonic() - self._began, self._sent, self._taken)
         self._log()
-        self._taken = 0
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Close, linger, or take the next request."""
+        self._taken = self._sent = 0
         self._since = self._gateway.tick
         if self._closing:
             request = self._request
@@ -127,6 +161,30 @@ class Answers(Delivery):
             self._pump()
         if self._eof and self._state <= HEAD:
             self.transport.close()
+
+    @property
+    def busy_for(self) -> str | None:
+        """The app that its request in hand is for, "" for nobody; None: there is none."""
+        return self._meter.name if PARKED <= self._state <= ANSWERING else None
+
+    @property
+    def parked(self) -> bool:
+        """Whether its request waits for a paused app."""
+        return self._state == PARKED
+
+    def _left(self) -> None:
+        """The connection has ended with a request in hand: a client that went, or one that was cut off."""
+        status = self._status
+        if self._state != ANSWERING:
+            status = CLIENT_LEFT
+            self._meter.left += 1
+        count(self._rows[status // 100], monotonic() - self._began, self._sent, self._taken)
+
+    @property
+    def _meter(self) -> AppMeter:
+        """Whose the request in hand is."""
+        app = self._app if self._request is not None else None
+        return app.meter if app is not None else self._gateway.table.meters.nobody
 
     def _check_closing(self) -> None:
         request = self._request
@@ -151,5 +209,5 @@ class Answers(Delivery):
             return
         app = self._app if record.request is not None else None
         if app is None or app.policy.access_log:
-            record.received = record.received or self._taken
+            record.received, record.sent = self._taken, self._sent
             log.add(record.entry(self._peer, app.name if app is not None else ""))

@@ -124,6 +124,13 @@ class Slot:
         await self.kill()
         raise WorkerLostError
 
+    async def ask(self, make: Callable[[int], messages.Request], seconds: float) -> None:
+        """Send a request and wait for its reply, so long at most: one that gives none is left alone."""
+        reply = self._send(make)
+        await asyncio.wait((reply,), timeout=seconds)
+        if reply.done():
+            reply.exception()  # it is lost, and that is seen elsewhere
+
     async def kill(self) -> None:
         """SIGKILL, and wait a moment until the kernel has taken back what it held."""
         self._lost()

@@ -90,9 +90,11 @@ class Delivery(ClientTransport):
             try:
                 connection = await gateway.dial(backend, self._app.policy.connect)
             except OSError as error:
+                self._app.meter.dial_failures += 1
                 fault = error
                 self._tried += (backend,)
             else:
+                self._app.meter.dials += 1
                 # One that left meanwhile is passed over for one that stays, as long as tries are left for that.
                 stays = backend.retired_at is None or len(self._tried) + 1 >= _MAX_TRIES
                 other = None if stays else self._choose_again()
@@ -108,6 +110,8 @@ class Delivery(ClientTransport):
                 self._tried += (backend,)
                 connection.close()
             backend = self._choose_again()
+            if backend is not None and self._app is not None:
+                self._app.meter.retries += 1
         self._dial = None
         self._nobody_took_it(fault)
 
@@ -126,6 +130,8 @@ class Delivery(ClientTransport):
         if backend is None and not self._way:
             return False
         self._release(HOLD_BACKEND)
+        if backend is not None and self._app is not None:
+            self._app.meter.retries += 1
         self._detour() if backend is None else self._start_dial(backend)
         return True
 

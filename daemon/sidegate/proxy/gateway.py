@@ -8,7 +8,7 @@ import errno
 import heapq
 import secrets
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from sidegate.core.routes import Routes
 from sidegate.proxy.limits import Limits
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _SHORT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})  # this worker is
 
+_MINUTE = 60
+
 
 class Client(Protocol):
     def sweep(self, tick: int) -> None: ...
@@ -32,6 +34,13 @@ class Client(Protocol):
     @property
     def idle_since(self) -> int | None: ...
 
+    @property
+    def busy_for(self) -> str | None: ...
+
+    @property
+    def parked(self) -> bool: ...
+
+    secure: ClassVar[bool]
     transport: asyncio.Transport
 
 
@@ -50,8 +59,9 @@ class Gateway:
         self.log: AccessLog | None = None
         self.clients: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
+        self.parted = 0  # idle clients that had to leave their place to others
         self.parking = Parking()
-        self._trusted_of, self._trusted = limits, TrustedProxies(limits.trusted_proxies)
+        self._trusted_of, self._trusted = limits, TrustedProxies(limits.trusted_proxies, limits.local_clients)
         self._tasks = tasks
         self._quiet = asyncio.Event()
         self._report = report
@@ -61,7 +71,8 @@ class Gateway:
     def trusted(self) -> TrustedProxies:
         """Made of the limits' CIDRs when they have changed."""
         if self._trusted_of is not self.limits:
-            self._trusted_of, self._trusted = self.limits, TrustedProxies(self.limits.trusted_proxies)
+            given = self.limits
+            self._trusted_of, self._trusted = given, TrustedProxies(given.trusted_proxies, given.local_clients)
         return self._trusted
 
     def publish(self, routes: Routes) -> None:
@@ -73,6 +84,8 @@ class Gateway:
         """One second has gone by."""
         self.tick = tick = self.tick + 1
         table, limits = self.table, self.limits
+        if tick % _MINUTE == 0:
+            table.meters.retain(table.apps.keys(), tick)
         for key, backend in list(table.leaving.items()):
             if not backend.active:
                 del table.leaving[key]
@@ -96,6 +109,7 @@ class Gateway:
         chosen = heapq.nsmallest(count, idle)
         for _, _, client in chosen:
             client.transport.close()
+        self.parted += len(chosen)
         return len(chosen)
 
     def drain(self) -> None:

@@ -7,16 +7,20 @@ transport callbacks, and one sweep a second looks for what took too long.
 """
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Callable
 from http import HTTPStatus
+from time import monotonic
 from typing import ClassVar
 
+from sidegate.core.tally import BOUNDS
 from sidegate.proxy import pages, way
 from sidegate.proxy.answers import PAUSED_NOW, SLOW, TOO_LARGE, Answers
 from sidegate.proxy.body import RequestBody
 from sidegate.proxy.chunked import ChunkedBody, ChunkedError
 from sidegate.proxy.client import (
     ANSWERING,
+    DIALLING,
     GONE,
     HEAD,
     HOLD_AHEAD,
@@ -31,6 +35,7 @@ from sidegate.proxy.client import (
 )  # fmt: skip
 from sidegate.proxy.gateway import Gateway
 from sidegate.proxy.head import CHUNKED, UNTIL_CLOSE, RefusedHeadError, RequestHead, ResponseHead, parse_request
+from sidegate.proxy.metrics import QUICK, SECONDS, SENT, count
 from sidegate.proxy.record import Record
 from sidegate.proxy.relay import RelayEnd
 from sidegate.proxy.sockets import reset
@@ -83,6 +88,8 @@ class ClientConnection(Answers):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._let_go()
+        if DIALLING <= self._state <= ANSWERING:
+            self._left()
         self._log()
         self._state = GONE
         self._gateway.forget(self)
@@ -190,13 +197,14 @@ class ClientConnection(Answers):
             self._find(request, gateway.table)
         self._state = WAITING
         self._since = gateway.tick
+        self._began = monotonic()
         fields = request.fields
         if fields.request_id:
             self._first = b"%b%b\r\n\r\n" % (request.sent_on, fields.request_id)
         else:
             self._first = b"%b%b%x\r\n\r\n" % (request.sent_on, gateway.id_prefix, number)
         if gateway.log is not None:
-            self._record = Record(request, self._request_id)
+            self._record = Record(request, self._request_id, self._began)
         if fields.length or rest:
             self._upload = RequestBody(fields.length)
             body = self._body_of(rest)
@@ -208,6 +216,7 @@ class ClientConnection(Answers):
     def _find(self, request: RequestHead, table: Table) -> None:
         super()._find(request, table)
         app = self._app
+        self._rows = self._meter.rows(request.method)
         self._hsts = app.policy.hsts if app is not None and request.fields.scheme == "https" else 0
         self.plain = request.plain and not self._hsts and not self._closing
         self.bodiless = request.method == b"HEAD"
@@ -255,23 +264,30 @@ class ClientConnection(Answers):
         self._since = self._gateway.tick
         self._first = b""
         self._bounded = True
+        self._status = head.status
+        self._sent = received
         if self._record is not None:
             self._head_came(head)
-            self._record.sent = received
 
     def backend_done(self, head: ResponseHead) -> None:
         """A plain exchange was passed on whole: back to idle, on the shortest way."""
         connection = self._connection
+        row = self._rows[head.status // 100]
+        seconds = monotonic() - self._began
+        row[SECONDS] += seconds
+        row[SENT] += head.length
+        row[0 if seconds <= QUICK else bisect_left(BOUNDS, seconds)] += 1
         if self._record is not None:
             self._head_came(head)
-            self._record.sent = head.length
+            self._sent = head.length
             self._log()
+            self._sent = 0
         self._connection = None
         self._state = IDLE
         self._since = self._gateway.tick
         connection.release(self._gateway)  # type: ignore[union-attr]
         if self._ahead or self._eof or self._holds:
-            self._next()
+            self._go_on()
 
     def interim_received(self, head: ResponseHead) -> None:
         if self._request is not None and self._request.modern:
@@ -283,6 +299,7 @@ class ClientConnection(Answers):
         self._state = ANSWERING
         self._since = self._gateway.tick
         self._first = b""
+        self._status = head.status
         if self._record is not None:
             self._head_came(head)
         bodied = not (self.bodiless or head.status in (204, 304))
@@ -300,8 +317,7 @@ class ClientConnection(Answers):
             self.transport.write(start)
         else:
             self.transport.write(start + first)
-            if self._record is not None:
-                self._record.sent = len(first)
+            self._sent = len(first)
             first = b""
         if first or ended:
             self.body_received(first, ended)
@@ -312,8 +328,7 @@ class ClientConnection(Answers):
             data = self._dechunk.payload_of(data)  # read once already, it cannot fail
         if data:
             self.transport.write(data)
-            if self._record is not None:
-                self._record.sent += len(data)
+            self._sent += len(data)
         if ended:
             self._dechunk = None
             connection, self._connection = self._connection, None
@@ -353,15 +368,18 @@ class ClientConnection(Answers):
         self._connection = None
         self._first = b""
         self._state = GONE
-        idle = app.policy.websocket_idle
-        tunnel = Tunnel(connection.backend, idle, gateway.tick, self._tunnel_over, client_end=self.relay_end)
+        count(self._rows[1], monotonic() - self._began, 0, self._taken)
+        app.meter.tunnels += 1
+        idle, end = app.policy.websocket_idle, self.relay_end
+        tunnel = Tunnel(connection.backend, app.meter, idle, gateway.tick, self._tunnel_over, client_end=end)
         gateway.tunnels.add(tunnel)
         gateway.forget(self)
         tunnel.begin(self.transport, connection.detach(), self._take_ahead(), first, ended=self._eof)
 
     def _tunnel_over(self, tunnel: Tunnel) -> None:
-        if self._record is not None:
-            self._record.received, self._record.sent = tunnel.client_end.received, tunnel.server_end.received
-            self._log()
+        self._taken, self._sent = tunnel.client_end.received, tunnel.server_end.received
+        tunnel.meter.received += self._taken
+        tunnel.meter.sent += self._sent
+        self._log()
         self._gateway.forget_tunnel(tunnel)
         self._over()

@@ -26,4 +26,5 @@ class Limits:
     pause: int = 60  # how long each of them waits, then 503
     https_port: int = 0  # the public one, for redirects; 0: there is no TLS
     trusted_proxies: tuple[str, ...] = ()  # CIDRs whose X-Forwarded-* and the like are believed
+    local_clients: tuple[str, ...] = ()  # addresses that stand for this machine, beside its own
     log_sample: int = 1  # of so many requests one is in the access log; those answered 5xx always are

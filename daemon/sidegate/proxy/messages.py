@@ -1,6 +1,6 @@
 """What the control plane and a worker say to each other. Every request carries a number and gets one reply with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -84,6 +84,12 @@ class ListSessions(msgspec.Struct, tag=True, frozen=True):
     database: str
 
 
+class Report(msgspec.Struct, tag=True, frozen=True):
+    """Tell what was counted, before the reply."""
+
+    number: int
+
+
 class Ping(msgspec.Struct, tag=True, frozen=True):
     number: int
 
@@ -142,7 +148,14 @@ class Used(msgspec.Struct, tag=True, frozen=True):
     sessions: int
 
 
-Request = Start | Publish | Certify | Listen | Admit | Kick | Close | WriteLog | ListSessions | Ping
+class Counted(msgspec.Struct, tag=True, frozen=True):
+    """What this worker has counted since it began, and how things stand: rows of core.tally. Also told unasked."""
+
+    counters: Mapping[str, Sequence[float]]
+    gauges: Mapping[str, Sequence[float]]
+
+
+Request = Start | Publish | Certify | Listen | Admit | Kick | Close | WriteLog | ListSessions | Report | Ping
 Reply = Done | SessionList
-Told = Note | Health | Refused | Used
+Told = Note | Health | Refused | Used | Counted
 FromWorker = Reply | Told

@@ -13,12 +13,14 @@ _KNOWN = 4096  # clients whose description is kept
 class TrustedProxies:
     """Networks whose X-Forwarded-* and the like are believed. Built once per worker from CIDRs; raises ValueError.
 
-    `address in trusted` costs one set look-up for each prefix length in use, however many networks there are.
+    `address in trusted` costs one set look-up for each prefix length in use, however many networks there are. `here`
+    are addresses that stand for this machine, beside its own: in a container those of the bridges that it was put on.
     """
 
-    __slots__ = ("_prefixes",)
+    __slots__ = ("_prefixes", "here")
 
-    def __init__(self, cidrs: Iterable[str] = ()) -> None:
+    def __init__(self, cidrs: Iterable[str] = (), here: Iterable[str] = ()) -> None:
+        self.here = frozenset(here)
         self._prefixes: dict[tuple[int, int], set[int]] = {}  # (IP version, bits that are not compared): prefixes
         for cidr in cidrs:
             network = ip_network(cidr, strict=False)
@@ -70,7 +72,8 @@ def describe(
 ) -> Peer:
     """From two socket names and whether TLS is between them.
 
-    Local is who comes from loopback or from the very address that it connected to.
+    Local is who comes from loopback, from the very address that it connected to, or from one that stands for this
+    machine.
     """
     return _described(
         peername[0] if peername else "",
@@ -92,7 +95,7 @@ def _described(peer: str, socket: str, port: int, secure: bool, trusted: Trusted
     )
     return Peer(
         address,
-        ip_address(address).is_loopback or (address == own and peer != ""),
+        ip_address(address).is_loopback or (address == own and peer != "") or address in trusted.here,
         scheme,
         own,
         port,

@@ -13,10 +13,17 @@ _BACKLOG = 4096
 _LISTEN = "0A"  # the state column of /proc/net/tcp
 
 
+LOOPBACK = "loopback"
+"""As an address: 127.0.0.1 and ::1."""
+
+_LOOPBACK_DEVICE = b"lo"
+
+
 def bind_group(port: int, members: int, address: str = "") -> list[socket.socket]:
     """`members` listening sockets that share one port (SO_REUSEPORT), one for each worker.
 
-    `address` empty: every address, IPv6 and IPv4 on one socket where there is IPv6. Port 0: any free one.
+    `address` empty: every address, IPv6 and IPv4 on one socket where there is IPv6; LOOPBACK likewise. Port 0: any free
+    one.
     Raises PortInUseError naming the holder, DataPlaneError when the port cannot be bound for another reason.
     """
     sockets: list[socket.socket] = []
@@ -68,6 +75,8 @@ def holder(port: int) -> str | None:
 
 
 def _bind(port: int, address: str, *, shared: bool) -> socket.socket:
+    loopback = address == LOOPBACK
+    address = "" if loopback else address
     family = socket.AF_INET6 if ":" in address or (not address and _has_ipv6()) else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -78,11 +87,24 @@ def _bind(port: int, address: str, *, shared: bool) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         tune(sock)
         sock.setblocking(False)
+        if loopback and not _tie_to_loopback(sock):
+            sock.close()
+            return _bind(port, "127.0.0.1", shared=shared)
         sock.bind((address or ("::" if family == socket.AF_INET6 else "0.0.0.0"), port))
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _tie_to_loopback(sock: socket.socket) -> bool:
+    """Have it hear the loopback device alone, which no single address does for both families (socket(7),
+    SO_BINDTODEVICE; before Linux 5.7 it takes CAP_NET_RAW)."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _LOOPBACK_DEVICE)
+    except OSError:
+        return False
+    return True
 
 
 def _has_ipv6() -> bool:

@@ -19,9 +19,10 @@ class Record:
 
     __slots__ = ("_began", "_clock", "_until_head", "received", "replica", "request", "request_id", "sent", "status")
 
-    def __init__(self, request: RequestHead | None, request_id: bytes) -> None:
+    def __init__(self, request: RequestHead | None, request_id: bytes, began: float) -> None:
+        """`began` is the reading of time.monotonic() then."""
         self._began = time.time()
-        self._clock = time.monotonic()
+        self._clock = began
         self._until_head = -1.0
         self.request = request
         self.request_id = request_id

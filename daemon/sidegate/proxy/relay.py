@@ -5,7 +5,7 @@ Used by the TCP forwarder for its sessions and by the HTTP proxy after a 101.
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 from sidegate.proxy.sockets import reset
 
@@ -14,6 +14,8 @@ class RelayEnd(asyncio.BaseProtocol):
     """One of the two ends. `received` counts the bytes read here. `ended` is called once, when this end is gone."""
 
     __slots__ = ("_early", "_ended", "_forward", "finished", "peer", "received", "transport")
+
+    secure: ClassVar[bool] = False
 
     def __init__(self, ended: Callable[["RelayEnd"], None]) -> None:
         self.transport: asyncio.Transport | None = None

@@ -29,6 +29,7 @@ class SecureRelayEnd(RelayEnd, _Buffered):
     """A tunnel's end to a client over TLS."""
 
     __slots__ = ()
+    secure = True
 
 
 class SecureConnection(ClientConnection, _Buffered):

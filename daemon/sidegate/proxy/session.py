@@ -9,7 +9,18 @@ from collections.abc import Callable
 from sidegate.core.sessions import Session
 from sidegate.proxy.relay import DirectEnd, RelayEnd
 
-_BYTES_RECEIVED = 128  # struct tcp_info, tcpi_bytes_received (linux/tcp.h)
+_BYTES_RECEIVED = 128  # struct tcp_info, tcpi_bytes_received (linux/tcp.h); the state is its first byte
+_ENDED = (6, 8, 9, 11)  # TCP_TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING: a FIN has come (net/tcp_states.h)
+
+
+class ForwardedEnd(DirectEnd):
+    """An end that keeps how much came from it in `received` when it goes: until then the kernel knows."""
+
+    __slots__ = ()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.received = _received(self)
+        super().connection_lost(exc)
 
 
 class ForwardedSession:
@@ -24,8 +35,8 @@ class ForwardedSession:
         """`address` as a person writes it: never ::ffff:a.b.c.d."""
         self.address = address
         self.port = port
-        self.client = DirectEnd(self._end_gone)
-        self.server = DirectEnd(self._end_gone)
+        self.client = ForwardedEnd(self._end_gone)
+        self.server = ForwardedEnd(self._end_gone)
         self.opening = True
         self.cut = False
         self.dialling: asyncio.Task[None] | None = None
@@ -40,13 +51,16 @@ class ForwardedSession:
     def name(self) -> str:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
+    @property
+    def bytes(self) -> tuple[int, int]:
+        """From the client, and to it, until now."""
+        return _received(self.client), _received(self.server)
+
     def seen(self) -> Session:
         masked, masked_port = "", 0
         if self.server.transport is not None and (own := self.server.transport.get_extra_info("sockname")):
             masked, masked_port = own[:2]
-        return Session(
-            self._name, self.name, self._since, _received(self.client), _received(self.server), masked, masked_port
-        )
+        return Session(self._name, self.name, self._since, *self.bytes, masked, masked_port)
 
     def abort(self) -> None:
         """Cut both ends with a RST, or leave off reaching the database."""
@@ -74,15 +88,16 @@ class ForwardedSession:
 
 
 def _received(end: RelayEnd) -> int:
-    """What came from an end's other side, as the kernel counts it; 0 once it is gone."""
+    """What came from an end's other side, as the kernel counts it; once it is gone, as it was then."""
     sock = end.transport.get_extra_info("socket") if end.transport is not None else None
     if sock is None:
-        return 0
+        return end.received
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED + 8)
     except OSError:
-        return 0
+        return end.received
     if len(info) < _BYTES_RECEIVED + 8:
-        return 0
+        return end.received
     (count,) = struct.unpack_from("=Q", info, _BYTES_RECEIVED)
-    return int(count) - end.finished  # a FIN counts as one
+    ended = end.finished or info[0] in _ENDED  # it may have come and not been read
+    return max(0, int(count) - ended)  # a FIN counts as one

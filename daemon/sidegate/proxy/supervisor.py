@@ -16,6 +16,7 @@ from sidegate.core.certificates import CertificateSet
 from sidegate.core.gates import Gate
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Listening, Session, Usage, WorkerStatus
+from sidegate.core.tally import Ledger, Tally
 from sidegate.errors import DataPlaneError, PortInUseError
 from sidegate.proxy import messages
 from sidegate.proxy.child import Slot
@@ -29,6 +30,7 @@ from sidegate.proxy.verdicts import Verdicts
 _PREDECESSOR = 2.0  # how long the workers of a daemon that was just killed may hold a port
 _JUST_CLOSED = 0.2  # the same for our own
 _LONGEST_DETAIL = 4000
+_REPORT = 1.0  # seconds that a worker has to tell what it has counted
 
 
 class Supervisor:
@@ -48,7 +50,7 @@ class Supervisor:
         access_log: str = "",
         on_health: Callable[[], None] = lambda: None,
     ) -> None:
-        """`limits` are the node's: each worker gets its share. `address` empty: every address. Port 0: any, None: none.
+        """`limits` are the node's: each worker gets its share. `address`: see bind_group. Port 0: any, None: none.
 
         `uid` and `gid`: what workers become, None: what we are. `access_log`: an absolute path, "stderr" or empty.
         `on_health` is called when `health` has changed.
@@ -71,6 +73,7 @@ class Supervisor:
         self._certificates: CertificateSet | None = None
         self._sealed: msgspec.Raw | None = None  # the certificates, encoded
         self._verdicts = Verdicts()
+        self._ledger = Ledger()
 
     @property
     def http_port(self) -> int:
@@ -156,6 +159,7 @@ class Supervisor:
         self._version += 1
         self._routes, self._encoded = routes, msgspec.Raw(msgspec.json.encode(routes))
         self._verdicts.publish(routes)
+        self._ledger.publish((*routes.apps, *routes.databases, *self.listeners()), asyncio.get_running_loop().time())
         version, encoded = self._version, self._encoded
 
         def told(slot: Slot) -> None:
@@ -204,6 +208,13 @@ class Supervisor:
 
     def usage(self, database: str) -> Usage:
         return self._forwarders.usage(database)
+
+    async def tally(self) -> Tally:
+        """What all workers have counted, dead ones included, as of now. Of a worker that does not tell within 1 s it is
+        what it told last, 10 s ago at the most while it was well."""
+        serving = [slot for slot in self._slots if slot.serving.is_set()]
+        await asyncio.gather(*(slot.ask(messages.Report, _REPORT) for slot in serving))
+        return self._ledger.total(asyncio.get_running_loop().time())
 
     # --- what workers are told, and tell -----------------------------------------------------------------------------
 
@@ -266,6 +277,7 @@ class Supervisor:
 
     def _worker_lost(self, worker: int) -> None:
         self._forwarders.lost(worker)
+        self._ledger.lost(worker)
 
     def _told(self, worker: int, message: messages.Told) -> None:
         match message:
@@ -274,6 +286,8 @@ class Supervisor:
                 log(event, worker=worker, detail=detail[:_LONGEST_DETAIL])
             case messages.Refused():
                 self._forwarders.refused(worker, message)
+            case messages.Counted(counters, gauges):
+                self._ledger.take(worker, counters, gauges)
             case messages.Used(database, sessions):
                 self._forwarders.used(worker, database, sessions)
             case messages.Health(replica_id, fault):

@@ -6,6 +6,7 @@ Made anew for each snapshot; a replica that stays is the same Backend and keeps 
 from collections.abc import Collection
 
 from sidegate.core.routes import AppRoute, Policy, Routes, Upstream, find_route
+from sidegate.proxy.metrics import AppMeter, Meters
 from sidegate.proxy.upstream import Backend
 
 Key = tuple[str, str, int]
@@ -16,10 +17,13 @@ _EJECTED = 1 << 32  # outweighs any number of requests in flight
 class App:
     """A route's target in this worker. `backends` are the replicas that take requests, `only` is one that is alone."""
 
-    __slots__ = ("_turn", "backends", "mode", "name", "only", "policy", "unavailable")
+    __slots__ = ("_turn", "backends", "meter", "mode", "name", "only", "policy", "unavailable")
 
-    def __init__(self, name: str, route: AppRoute, backends: list[Backend], policy: Policy, turn: int) -> None:
+    def __init__(
+        self, name: str, route: AppRoute, backends: list[Backend], policy: Policy, turn: int, meter: AppMeter
+    ) -> None:
         self.name = name
+        self.meter = meter
         self.mode = route.mode
         self.policy = policy
         self.unavailable = route.unavailable
@@ -53,10 +57,12 @@ class App:
 
 
 class Table:
-    """A snapshot's apps. `leaving` are the replicas that no route knows any more and that still have work in hand."""
+    """A snapshot's apps. `leaving` are the replicas that no route knows any more and that still have work in hand;
+    `meters` go from one snapshot to the next."""
 
     def __init__(self, routes: Routes, before: "Table | None" = None, tick: int = 0) -> None:
         self.routes = routes
+        self.meters: Meters = before.meters if before else Meters()
         self.backends: dict[Key, Backend] = {}
         self.apps: dict[str, App] = {}
         self.leaving: dict[Key, Backend] = {}
@@ -67,7 +73,9 @@ class Table:
             for upstream in route.resting:
                 self._backend(upstream, known)
             old = old_apps.get(name)
-            self.apps[name] = App(name, route, backends, routes.policies[route.policy], old.turn if old else 0)
+            meter = old.meter if old else self.meters.of(name)
+            self.apps[name] = App(name, route, backends, routes.policies[route.policy], old.turn if old else 0, meter)
+        self.meters.retain(self.apps.keys(), tick)
         for key, backend in known.items():  # what nobody took
             backend.retire(tick)
             if backend.active:

@@ -15,6 +15,7 @@ from sidegate.core.gates import ALLOWED, OVER_A_LIMIT, OVER_THE_RATE, AccessList
 from sidegate.core.routes import DatabaseTarget
 from sidegate.core.sessions import Listening, Session
 from sidegate.proxy.address_limits import AddressLimits
+from sidegate.proxy.metrics import ForwarderMeter
 from sidegate.proxy.refusals import Refusals
 from sidegate.proxy.relay import join
 from sidegate.proxy.session import ForwardedSession
@@ -23,6 +24,16 @@ from sidegate.proxy.sockets import end_with_reset, reset, tune_dialled
 NOT_RUNNING = "the database does not run"
 NO_ANSWER = "the database does not answer"
 GONE = "it left before its session began"
+UNREACHABLE = "the database cannot be reached"
+
+_COUNTED_AS = {
+    NOT_RUNNING: "not_running",
+    NO_ANSWER: "no_answer",
+    GONE: "client_left",
+    UNREACHABLE: "unreachable",
+    OVER_A_LIMIT.reason: "limit",
+    OVER_THE_RATE.reason: "limit",
+}
 
 
 class Forwarder:
@@ -37,8 +48,10 @@ class Forwarder:
         spawn: Callable[[Coroutine[None, None, None], str], asyncio.Task[None]],
         connect: float,
         refusals: Refusals,
+        meter: ForwarderMeter | None = None,
     ) -> None:
-        """`terms` hold this worker's part of the gate's limits. `connect`: seconds for a dial, which `sweep` ends."""
+        """`terms` hold this worker's part of the gate's limits. `connect`: seconds for a dial, which `sweep` ends.
+        `meter` goes on counting where an earlier forwarder of this database left off."""
         self.name = name
         self._terms = terms
         self._access = AccessList(terms.gate)
@@ -48,6 +61,7 @@ class Forwarder:
         self._spawn = spawn
         self._connect = connect
         self._refusals = refusals
+        self._meter = meter or ForwarderMeter()
         self._loop = asyncio.get_running_loop()
         self._sessions: set[ForwardedSession] = set()
         self._dialling: dict[ForwardedSession, tuple[float, DatabaseTarget]] = {}  # until when, and whom
@@ -82,7 +96,7 @@ class Forwarder:
         if not reason:
             reason = self._limits.enter(address, self._loop.time()).reason
         if reason or target is None:
-            self._refusals.note(self.name, address, reason)
+            self._refused(address, reason)
             _refuse(sock)
             return
         session = ForwardedSession(self.name, address, peer[1], self._forget)
@@ -107,6 +121,11 @@ class Forwarder:
         address = parse_address(client)
         return self._cut(lambda session: session.name == client or parse_address(session.address) == address)
 
+    def bytes(self) -> tuple[int, int]:
+        """From the clients that are there now, and to them."""
+        both = [session.bytes for session in self._sessions]
+        return sum(received for received, _ in both), sum(sent for _, sent in both)
+
     def sessions(self) -> list[Session]:
         return [session.seen() for session in self._sessions]
 
@@ -118,7 +137,7 @@ class Forwarder:
         now, target = self._loop.time(), self._target()
         for session, (until, dialled) in list(self._dialling.items()):
             if not session.cut and (until <= now or dialled != target):
-                self._refusals.note(self.name, session.address, NO_ANSWER)
+                self._refused(session.address, NO_ANSWER)
                 session.abort()
         self._limits.sweep(now)
         used, self._used = self._used, False
@@ -171,8 +190,7 @@ class Forwarder:
         try:
             transport, _ = await self._loop.create_connection(lambda: session.server, target.address, target.port)
         except OSError as error:
-            reason = f"the database cannot be reached: {os.strerror(error.errno or errno.EIO).lower()}"
-            self._refusals.note(self.name, session.address, reason)
+            self._refused(session.address, f"{UNREACHABLE}: {os.strerror(error.errno or errno.EIO).lower()}")
             session.unreached()
             return
         except asyncio.CancelledError:
@@ -186,7 +204,12 @@ class Forwarder:
             reset(transport)
             return
         self._used = True
+        self._meter.sessions += 1
         join(session.client, session.server)
+
+    def _refused(self, address: str, reason: str) -> None:
+        self._meter.refused[_COUNTED_AS.get(reason.partition(":")[0], "denied")] += 1
+        self._refusals.note(self.name, address, reason)
 
     def _cut(self, chosen: Callable[[ForwardedSession], bool]) -> int:
         sessions = [session for session in self._sessions if not session.cut and chosen(session)]
@@ -197,6 +220,9 @@ class Forwarder:
     def _forget(self, session: ForwardedSession) -> None:
         self._sessions.discard(session)
         self._limits.leave(session.address)
+        received, sent = session.bytes
+        self._meter.received += received
+        self._meter.sent += sent
         self._used = True
 
 

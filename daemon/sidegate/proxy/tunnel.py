@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from sidegate.proxy.metrics import AppMeter
 from sidegate.proxy.relay import RelayEnd, join
 from sidegate.proxy.upstream import Backend
 
@@ -10,14 +11,16 @@ from sidegate.proxy.upstream import Backend
 class Tunnel:
     """Two transports that are joined from now on; what comes from one goes to the other until both are gone.
 
-    `idle`: seconds of silence both ways after which it is cut, 0: never. `ended` is called once, at the end.
+    `meter` is its app's. `idle`: seconds of silence both ways after which it is cut, 0: never. `ended` is called once,
+    at the end.
     """
 
-    __slots__ = ("_ended", "_idle", "_seen", "_since", "backend", "client_end", "server_end")
+    __slots__ = ("_ended", "_idle", "_seen", "_since", "backend", "client_end", "meter", "server_end")
 
     def __init__(
         self,
         backend: Backend,
+        meter: AppMeter,
         idle: int,
         tick: int,
         ended: Callable[["Tunnel"], None],
@@ -25,6 +28,7 @@ class Tunnel:
         client_end: type[RelayEnd] = RelayEnd,
     ) -> None:
         self.backend = backend
+        self.meter = meter
         self.client_end = client_end(self._end_gone)
         self.server_end = RelayEnd(self._end_gone)
         self._idle = idle

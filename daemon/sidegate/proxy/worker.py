@@ -21,7 +21,7 @@ import uvloop
 from sidegate.core.certificates import CertificateSet
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Listening
-from sidegate.proxy import messages, privileges
+from sidegate.proxy import messages, privileges, reading
 from sidegate.proxy.acceptor import Acceptor
 from sidegate.proxy.access_log import AccessLog
 from sidegate.proxy.admission import Admission
@@ -29,6 +29,7 @@ from sidegate.proxy.channel import Channel
 from sidegate.proxy.gateway import Gateway
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.listener import Listener
+from sidegate.proxy.metrics import ForwarderMeter
 from sidegate.proxy.prober import Prober
 from sidegate.proxy.refusals import Refusals
 from sidegate.proxy.tcp import Forwarder
@@ -36,6 +37,8 @@ from sidegate.proxy.tls import TlsContexts, ignore_bad_names
 
 _LARGEST_FRAME = 256 * 1024 * 1024
 _COLLECT = (10_000, 20, 50)  # there are few cycles, and thousands of objects that come and go with a burst of clients
+_REPORT = 10  # seconds after which what was counted is told unasked: so much is lost with a worker at the most
+_WATCHED = 3600  # seconds for which that is done since somebody has asked
 _LAST_LINES = 2.0  # seconds for the rest of the access log when everything else has ended
 
 
@@ -51,6 +54,8 @@ class Worker:
         self._acceptors: dict[str, Acceptor] = {}
         self._listeners: dict[str, Listener] = {}
         self._forwarders: dict[str, Forwarder] = {}
+        self._meters: dict[str, ForwarderMeter] = {}
+        self._watched_until = 0
         self._refusals = Refusals()
         self._ending = asyncio.Event()
         self._requests = msgspec.json.Decoder(messages.Request)
@@ -87,6 +92,11 @@ class Worker:
                 self._send(refused)
             if self._gateway.log is not None:
                 self._gateway.log.flush()
+            if self._gateway.tick % _REPORT == 0:
+                for gone in self._meters.keys() - self._forwarders.keys() - self._gateway.table.routes.databases.keys():
+                    del self._meters[gone]
+                if self._gateway.tick < self._watched_until:
+                    self._report_counts()
 
     async def _drain(self) -> None:
         if self._probing is not None:
@@ -132,6 +142,9 @@ class Worker:
                 count = self._close(database)
             case messages.WriteLog(_, on):
                 self._write_log(self._channel.take_descriptor() if on else None)
+            case messages.Report():
+                self._watched_until = self._gateway.tick + _WATCHED
+                self._report_counts()
             case messages.ListSessions(number, database):
                 forwarder = self._forwarders.get(database)
                 sessions = tuple(forwarder.sessions()) if forwarder else ()
@@ -141,6 +154,11 @@ class Worker:
 
     def _send(self, message: messages.FromWorker) -> None:
         self._channel.send(self._encode(message))
+
+    def _report_counts(self) -> None:
+        acceptors, forwarders = self._acceptors.values(), self._forwarders.values()
+        counters = reading.counters(self._gateway, acceptors, self._meters, forwarders)
+        self._send(messages.Counted(counters, reading.gauges(self._gateway, forwarders)))
 
     def _start(self, start: messages.Start) -> None:
         self._limits = self._gateway.limits = start.limits
@@ -189,6 +207,7 @@ class Worker:
                 spawn=gateway.spawn,
                 connect=self._limits.connect,
                 refusals=self._refusals,
+                meter=self._meters.setdefault(name, ForwarderMeter()),
             )
             self._forwarders[name] = forwarder
             self._listeners[name] = Listener(sock, forwarder.accepted)

@@ -1,8 +1,9 @@
 """Apply a plan: one action, one call of one adapter. Decides nothing; every failure is returned with its action."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -67,16 +68,24 @@ class Applier:
     """None: the workers carry every external connection."""
     passwords: Passwords | None = None
     """None: nobody changes one."""
+    outcomes: Counter[tuple[type[Action], bool]] = field(default_factory=Counter)
+    """Kind of action and whether it was done -> how many."""
 
-    async def apply(self, plan: Plan) -> tuple[Failure, ...]:
-        """Carry out every chain, side by side and bounded; returns what failed, in no particular order."""
+    async def apply(self, plan: Plan, each: Callable[[], None] = lambda: None) -> tuple[Failure, ...]:
+        """Carry out every chain, side by side and bounded; returns what failed, in no particular order. `each` is
+        called after every action."""
         failures: list[Failure] = []
         slots = asyncio.Semaphore(CHAINS_AT_ONCE)
+
+        async def attempt(action: Action) -> Failure | None:
+            failure = await self._attempt(action)
+            each()
+            return failure
 
         async def run(chain: Sequence[Sequence[Action]]) -> None:
             async with slots:
                 for rank in chain:
-                    failed = [f for f in await asyncio.gather(*map(self._attempt, rank)) if f]
+                    failed = [f for f in await asyncio.gather(*map(attempt, rank)) if f]
                     failures.extend(failed)
                     if any(failure.action.essential for failure in failed):
                         return
@@ -90,8 +99,10 @@ class Applier:
         try:
             await self._carry_out(action)
         except SidegateError as error:
+            self.outcomes[type(action), False] += 1
             log.warning("action failed", action=action.what, cause=action.cause, error=str(error))
             return Failure(action, error)
+        self.outcomes[type(action), True] += 1
         log.info("done", action=action.what, cause=action.cause)
         return None
 

@@ -40,6 +40,8 @@ class KernelPorts:
         self._turn = asyncio.Lock()
         self._ports: set[int] = set()
         self._counted: dict[int, int] = {}
+        self._last: Mapping[int, int] = {}
+        self._came: dict[int, int] = {}
         self._looking: asyncio.Task[None] | None = None
         self.begun = False
         """Whether nothing of an earlier daemon is left."""
@@ -143,10 +145,28 @@ class KernelPorts:
 
     async def used(self, ports: Collection[int]) -> frozenset[int]:
         """Those of `ports` on which somebody is, or has been since they were asked for last."""
-        counts = await self._forwarder.counts()
+        counts = await self._count()
         came = {port for port in ports if counts.get(port, 0) not in (0, self._counted.get(port, 0))}
         self._counted.update({port: counts.get(port, 0) for port in ports})
         return frozenset(came | {port for port in ports if port not in came and await self.sessions(port)})
+
+    async def traffic(self) -> Mapping[int, tuple[int, int]]:
+        """Public port -> sessions that are there, and how many came in since this daemon began; a few of those are
+        missing where its rules were changed meanwhile. Only ports that are the kernel's, or were."""
+        live: Mapping[int, int] = {}
+        if self._ports:
+            live = await self._forwarder.carried()
+            await self._count()
+        return {port: (live.get(port, 0), self._came.get(port, 0)) for port in self._ports | self._came.keys()}
+
+    async def _count(self) -> Mapping[int, int]:
+        """The kernel's counts, which begin anew whenever a port is changed; `_came` never does."""
+        counts = await self._forwarder.counts()
+        for port, count in counts.items():
+            before = self._last.get(port, 0)
+            self._came[port] = self._came.get(port, 0) + (count - before if count >= before else count)
+        self._last = counts
+        return counts
 
     async def cut(self, database: str, port: int, pid: int, peer: str, gate: Gate | None = None) -> int:
         """End all sessions, or those of clients that `gate` does not admit; see `kick`."""

@@ -31,7 +31,8 @@ from sidegate.core.plan import (
 )
 from sidegate.core.reconcile import Observed, reconcile
 from sidegate.core.routes import Routes
-from sidegate.errors import DataPlaneError, HostToolError, StoreError, SubnetTakenError
+from sidegate.core.tally import Histogram
+from sidegate.errors import DataPlaneError, HostToolError, MissingRightsError, StoreError, SubnetTakenError
 from sidegate.reconciler.apply import Applier, Failure
 from sidegate.reconciler.attempts import Attempts
 from sidegate.reconciler.observe import Observer
@@ -43,6 +44,7 @@ from sidegate.reconciler.world import IntentStore
 
 ROUNDS = 6  # create, connect, leave the bridge, publish: three do; more only after refused subnets
 ENGINE_RETRY = 0.25  # seconds between looks at what still runs while the engine is away
+PASS_BOUNDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)  # seconds
 DOMAIN_GRACE = 300.0  # seconds that an app without containers keeps its domains
 
 log = structlog.get_logger("sidegate.loop")
@@ -50,7 +52,8 @@ log = structlog.get_logger("sidegate.loop")
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass saw and did. `seconds` is how long it took; `finished` a Unix time in seconds."""
+    """What one pass saw and did. `seconds` is how long it took; `finished` a Unix time in seconds; `cut_fault` as in
+    HostState."""
 
     desired: Desired = field(default_factory=lambda: Desired(Discovery({}, {})))
     state: EngineState = field(default_factory=EngineState)
@@ -61,6 +64,7 @@ class Pass:
     problems: tuple[Problem, ...] = ()
     seconds: float = 0.0
     finished: float = 0.0
+    cut_fault: str = ""
 
 
 class Loop:
@@ -92,7 +96,10 @@ class Loop:
         self._switch = Switch(
             applier, rules, intent=self._intent, seen=lambda: (self.desired, self.state), apply=self._apply
         )
+        self.passes = Histogram(PASS_BOUNDS)
+        self.actions: Mapping[tuple[type[Action], bool], int] = applier.outcomes
         self._wanted = 0  # the newest pass that somebody asked for
+        self._got_on: float | None = None  # when the running pass did its last step
         self._woken = asyncio.Event()
         self._heard = asyncio.Event()
         self._waiting: list[tuple[int, asyncio.Future[Pass]]] = []
@@ -104,12 +111,25 @@ class Loop:
     def __repr__(self) -> str:
         return f"<Loop wanted={self._wanted} waiting={len(self._waiting)} engine_up={self.last.engine_up}>"
 
+    @property
+    def ended(self) -> Mapping[str, str]:
+        """Database -> why its external connection ended by itself, until somebody switches it."""
+        return self._terms.causes
+
     def wake(self) -> None:
         """Ask for a pass soon; calls while one runs make one more."""
         self._wanted += 1
         self._woken.set()
         self._heard.set()
         self._terms.changed()
+
+    def stalled(self) -> float:
+        """For how many seconds the running pass has not got on by a look or an action; 0 between passes."""
+        return 0.0 if self._got_on is None else self._clock() - self._got_on
+
+    def _step(self) -> None:
+        if self._got_on is not None:
+            self._got_on = self._clock()
 
     async def settle(self, deadline: float = 30.0) -> Pass:
         """Wake, and return the first pass that began after this call. Raises TimeoutError after `deadline` seconds."""
@@ -124,8 +144,11 @@ class Loop:
         The pass that this wakes sees to the rest. Raises TimeoutError after `deadline` seconds."""
         if not self.last.finished:
             await self.settle(deadline)
+        self._terms.switched(database)
         async with asyncio.timeout(deadline):
-            return await self._switch.throw(database)
+            failures = await self._switch.throw(database)
+        self.standing.switched()
+        return failures
 
     async def purge(self) -> Pass:
         """From here on want nothing: one pass removes all that is ours."""
@@ -181,7 +204,9 @@ class Loop:
             full = self._clock() >= resync_at
             if full:
                 resync_at = self._clock() + self._resync
+            self._got_on = self._clock()
             await self._pass(full=full)
+            self._got_on = None
             until = resync_at - self._clock() if self.last.engine_up else ENGINE_RETRY
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, until)):
@@ -204,6 +229,7 @@ class Loop:
             self._bad_subnets.clear()
         for _ in range(ROUNDS):
             look = await self._observer.look(self.last.state, engine_up=self.last.engine_up, full=full)
+            self._step()
             state, host, fault, full = look.state, look.host, look.engine_fault, False
             desired = self._desire(intent, state, engine_up=not fault)
             if look.certificates is not None and not self._purging:
@@ -230,15 +256,16 @@ class Loop:
         if desired.certificates is not None:
             problems |= set(desired.certificates.problems)
         problems |= {Problem(_subject(f.action), str(f)) for f in failures if f.action.essential}
-        if host.fast_path_fault:
-            problems.add(Problem("host", host.fast_path_fault))
+        problems |= {Problem("host", text) for text in (host.fast_path_fault, host.cut_fault, *host.lost) if text}
         if self._kernel is not None and self._kernel.trouble:
             problems.add(Problem("host", f"what the kernel forwards cannot be looked at: {self._kernel.trouble}"))
         if fault:
             problems.add(Problem("engine", fault))
         seconds = self._clock() - began
+        self.passes.observe(seconds)
         self.last = Pass(
-            desired, state, not fault, fault, actions, failures, tuple(sorted(problems)), seconds, time.time()
+            desired, state, not fault, fault, actions, failures, tuple(sorted(problems)), seconds, time.time(),
+            host.cut_fault,
         )
         if actions:
             log.info("pass", actions=actions, failures=len(failures), milliseconds=round(seconds * 1000))
@@ -306,11 +333,13 @@ class Loop:
         for action in plan.actions:
             if isinstance(action, CutAction | CutForwarded):
                 self._cut_faults.pop(action.what, None)
-        failures = await self._applier.apply(plan)
+        failures = await self._applier.apply(plan, self._step)
         for failure in failures:
             if isinstance(failure.error, SubnetTakenError) and isinstance(failure.action, CreateNetwork):
                 self._bad_subnets.add(str(failure.action.subnet))
-            if isinstance(failure.action, CutAction | CutForwarded):
+            # What the daemon has no right to is a problem of the host, said once.
+            cut = isinstance(failure.action, CutAction | CutForwarded)
+            if cut and not isinstance(failure.error, MissingRightsError):
                 self._cut_faults[failure.action.what] = _cut_problem(failure)
         return failures
 

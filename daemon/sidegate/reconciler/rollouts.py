@@ -3,6 +3,7 @@ minutes. What there is to do is seen after each pass, so it goes on after a rest
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 
@@ -20,11 +21,16 @@ FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
 log = structlog.get_logger("sidegate.rollouts")
 
 
-class _Under:
-    """A rollout under way: who is told of it, and its end."""
+Tell = Callable[[str, str, str], None]
+"""Takes a kind of event, an app, and a sentence about it."""
 
-    def __init__(self, since: float) -> None:
+
+class _Under:
+    """A rollout under way: who is told of it, and its end. `step` is told, too, of what is said."""
+
+    def __init__(self, since: float, step: Callable[[str], None]) -> None:
         self.since = since
+        self._step = step
         self.listeners: list[Callable[[str], None]] = []
         self.said = ""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -33,6 +39,7 @@ class _Under:
     def say(self, text: str) -> None:
         if text != self.said:
             self.said = text
+            self._step(text)
             for listener in tuple(self.listeners):
                 listener(text)
 
@@ -40,9 +47,10 @@ class _Under:
 class Rollouts:
     """Owns when an app's containers are replaced; how is `Replacing`'s."""
 
-    def __init__(self, tools: Tools, *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, tools: Tools, *, wall: Callable[[], float] = time.time, tell: Tell = lambda *_: None) -> None:
         self._tools = tools
         self._wall = wall
+        self._tell = tell
         self._under: dict[str, _Under] = {}
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
@@ -149,7 +157,9 @@ class Rollouts:
     def _begin(self, app: str) -> _Under:
         if self._stopping:
             raise SidegateError("the daemon is stopping")
-        under = self._under[app] = _Under(self._tools.clock())
+        self._tell("deployment.started", app, "its containers are being replaced")
+        step = functools.partial(self._tell, "deployment.step", app)
+        under = self._under[app] = _Under(self._tools.clock(), step)
         under.task = asyncio.create_task(self._run(app, under), name=f"rollout {app}")
         return under
 
@@ -169,8 +179,10 @@ class Rollouts:
             del self._under[app]
             self._note(app, outcome, asked=bool(under.listeners))
             if outcome is None:
+                self._tell("deployment.done", app, "its containers are what they should be")
                 under.done.set_result(None)
             else:
+                self._tell("deployment.failed", app, str(outcome).removeprefix(f"{app}: "))
                 under.done.set_exception(outcome)
                 under.done.exception()  # nobody may be waiting
             self._passed.set()

@@ -14,6 +14,7 @@ class Standing:
         self.leaving: set[str] = set()
         self.troubles: dict[str, str] = {}
         self._watchers: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
         return f"<Standing admitted={len(self.admitted)} troubles={len(self.troubles)}>"
@@ -22,6 +23,10 @@ class Standing:
         """Have `passed` called after each pass; returns what ends that."""
         self._watchers.append(passed)
         return lambda: self._watchers.remove(passed)
+
+    def listen(self, switched: Callable[[], None]) -> None:
+        """Have `switched` called after each switch of an external connection, for which there may be no pass."""
+        self._listeners.append(switched)
 
     def forget(self, ids: Iterable[str]) -> None:
         """Containers whose names say all there is to say."""
@@ -33,6 +38,11 @@ class Standing:
         """A pass is over."""
         for watcher in tuple(self._watchers):
             watcher()
+
+    def switched(self) -> None:
+        """An external connection was switched."""
+        for listener in self._listeners:
+            listener()
 
     def problems(self) -> list[Problem]:
         return [Problem(app, text) for app, text in self.troubles.items()]

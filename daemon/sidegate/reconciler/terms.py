@@ -50,6 +50,8 @@ class Terms:
         self._wall = wall
         self._watched: dict[str, _Watched] = {}
         self._ended: dict[str, External] = {}  # ends that could not be written
+        self.causes: dict[str, str] = {}
+        """Database -> why its connection ended by itself, until somebody switches it."""
         self._looked = float("-inf")
         self._seen_open: dict[str, float] = {}
         self._changed = asyncio.Event()
@@ -66,6 +68,10 @@ class Terms:
     def changed(self) -> None:
         """Somebody may have set other terms."""
         self._changed.set()
+
+    def switched(self, name: str) -> None:
+        """Somebody has switched a connection on or off: however it ended before is of no interest any more."""
+        self.causes.pop(name, None)
 
     async def run(self, wake: Callable[[], None]) -> None:
         """End what is due, and `wake` then; until cancelled."""
@@ -165,6 +171,7 @@ class Terms:
     async def _end(self, name: str, external: External, cause: str) -> None:
         current = self._watched[name].external
         log.info("external connection ends", database=name, port=external.port, cause=cause)
+        self.causes[name] = cause
         try:
             await self._store.replace_external(name, current, _off(current))
         except StoreError as error:

@@ -323,6 +323,9 @@ class KernelForwarding(Protocol):
     async def sessions(self, port: int) -> tuple[KernelSession, ...]:
         """Those that go through a public port."""
 
+    async def carried(self) -> Mapping[int, int]:
+        """Public port -> how many go through it."""
+
     async def counts(self) -> Mapping[int, int]:
         """Public port -> connections that came in through it, counted anew whenever it is changed."""
 

@@ -84,14 +84,18 @@ class DatabaseServers:
         await driver.check_login(host, port, details.user, details.password, details.schema, LOGIN_SECONDS)
 
     async def speaks_tls(self, database: str) -> bool | None:
-        """Whether clients of this database can have TLS; None where it cannot be asked, within 1 s."""
+        """Whether clients of this database can have TLS; None where it cannot be asked, within 1 s a port."""
         try:
             where = await self._locate(database)
         except LoginFailedError:
             return None
         user, password = where.details.user, where.details.password
         driver = DRIVERS[where.engine.protocol]
-        return await driver.speaks_tls(where.address, DATABASE_PORT, user, password, ASK_SECONDS)
+        # Its own port first, as below; what listens nowhere is not waited for.
+        for port in dict.fromkeys((where.engine.port, DATABASE_PORT)):
+            if (found := await driver.speaks_tls(where.address, port, user, password, ASK_SECONDS)) is not None:
+                return found
+        return None
 
     async def locks_out_after(self, database: str) -> int | None:
         """After how many clients of one address that come and go without logging in nobody with that address gets in

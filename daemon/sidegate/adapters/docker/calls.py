@@ -11,6 +11,7 @@ import msgspec
 from sidegate.adapters.docker.client import Api, EngineClient, UnconfirmedError
 from sidegate.adapters.docker.recreate import Json
 from sidegate.adapters.docker.streams import Reading
+from sidegate.adapters.docker.tally import EngineTally
 from sidegate.errors import EngineUnavailableError
 
 T = TypeVar("T")
@@ -55,8 +56,8 @@ class EngineCalls:
     `host` and `deadline` as of DockerEngine; `threads` bounds quick calls side by side, and as many may be slow ones.
     """
 
-    def __init__(self, host: str, *, deadline: float, threads: int) -> None:
-        self.client = EngineClient(host, timeout=max(1, int(deadline * 0.8)), pool_size=2 * threads)
+    def __init__(self, host: str, *, deadline: float, threads: int, tally: EngineTally | None = None) -> None:
+        self.client = EngineClient(host, timeout=max(1, int(deadline * 0.8)), pool_size=2 * threads, tally=tally)
         self.deadline = deadline
         self._quick = Lane(threads, "docker-work")
         self._slow = Lane(threads, "docker-slow")

@@ -33,6 +33,7 @@ from sidegate.adapters.docker.documents import (
     NetworkDocument,
     PathStat,
 )
+from sidegate.adapters.docker.tally import EngineTally
 from sidegate.errors import EngineError, EngineUnavailableError
 
 T = TypeVar("T")
@@ -76,12 +77,13 @@ class EngineClient:
     may have been restarted as another version. `timeout` bounds each wait for the engine, in whole seconds.
     """
 
-    def __init__(self, host: str, *, timeout: int, pool_size: int) -> None:
+    def __init__(self, host: str, *, timeout: int, pool_size: int, tally: EngineTally | None = None) -> None:
         environment = {**os.environ, "DOCKER_HOST": host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST}
         self.host = environment["DOCKER_HOST"]
         self._environment = environment
         self.timeout = timeout
         self._pool_size = pool_size
+        self._tally = tally or EngineTally()
         self._lock = threading.Lock()
         self._api: docker.APIClient | None = None
 
@@ -235,6 +237,10 @@ class EngineClient:
 
         A read whose kept-alive connection turns out broken is made again on a new one.
         """
+        with self._tally.timed(doing, (EngineUnavailableError, UnconfirmedError)):
+            return self._call(doing, call, changes=changes)
+
+    def _call(self, doing: str, call: Callable[[docker.APIClient], T], *, changes: bool) -> T:
         try:
             with self._translated(doing, changes=changes):
                 return call(self._client())
@@ -302,7 +308,7 @@ class EngineClient:
         said = (cause.strerror or str(cause)).lower() if isinstance(cause, OSError) else str(cause)
         advice = "is dockerd running? `systemctl start docker`"
         if isinstance(cause, PermissionError):
-            advice = "run as root, or as a user in the group docker"
+            advice = "run as root, or join the group docker: `sudo usermod -aG docker $USER`, then log in again"
         elif not isinstance(cause, OSError):
             advice = "check the setting docker_host"
         return f"the Docker engine at {self.host} does not answer ({said}): {advice}"

@@ -36,6 +36,8 @@ class EndpointDocument(Document, frozen=True):
     network_id: str = msgspec.field(name="NetworkID", default="")
     endpoint_id: str = msgspec.field(name="EndpointID", default="")
     ip_address: str = msgspec.field(name="IPAddress", default="")
+    gateway: str = ""
+    ipv6_gateway: str = msgspec.field(name="IPv6Gateway", default="")
     aliases: tuple[str, ...] | None = None
     dns_names: tuple[str, ...] | None = msgspec.field(name="DNSNames", default=None)
 
@@ -242,6 +244,7 @@ def container_of(
         ),
         exposed_ports=exposed(config),
         published_ports=_published(host.port_bindings, settings.ports),
+        bound_ports=_bound(host.port_bindings, settings.ports),
         links=host.links or (),
         pid=document.state.pid,
         created=utc(document.created),
@@ -302,6 +305,17 @@ def _published(*bindings: Mapping[str, tuple[PortBinding, ...] | None] | None) -
         for binding in entries or ()
     }
     return tuple(sorted(ports - {0})) or tuple(ports)
+
+
+def _bound(*bindings: Mapping[str, tuple[PortBinding, ...] | None] | None) -> tuple[int, ...]:
+    """The container's TCP ports that are published, sorted."""
+    ports = {
+        int(match[1])
+        for by_port in bindings
+        for port, entries in (by_port or {}).items()
+        if entries and (match := TCP_PORT.fullmatch(port))
+    }
+    return tuple(sorted(ports))
 
 
 def network_of(document: NetworkDocument) -> Network:

@@ -19,6 +19,7 @@ from sidegate.adapters.docker.events import EventStream
 from sidegate.adapters.docker.greeter import Greeter
 from sidegate.adapters.docker.hold import Hold
 from sidegate.adapters.docker.stopping import Stopping, StopRule
+from sidegate.adapters.docker.tally import EngineTally
 from sidegate.core.model import Container, EngineState
 from sidegate.core.newcomers import Newcomers
 from sidegate.core.workloads import ImageInfo
@@ -52,8 +53,11 @@ class DockerEngine:
     many again inspect containers).
     """
 
-    def __init__(self, host: str = "", *, deadline: float = 10.0, threads: int = 8) -> None:
-        self._client = EngineClient(host, timeout=max(1, int(deadline * 0.8)), pool_size=2 * threads)
+    def __init__(
+        self, host: str = "", *, deadline: float = 10.0, threads: int = 8, tally: EngineTally | None = None
+    ) -> None:
+        timeout = max(1, int(deadline * 0.8))
+        self._client = EngineClient(host, timeout=timeout, pool_size=2 * threads, tally=tally)
         self._deadline = deadline
         self._calls = Lane(threads, "docker-call")
         self._inspections = ThreadPoolExecutor(threads, "docker-inspect")

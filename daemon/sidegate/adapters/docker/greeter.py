@@ -29,6 +29,7 @@ import msgspec
 
 from sidegate.adapters.docker.documents import Event, ImageDocument, ImageRow
 from sidegate.adapters.docker.hold import HOLD_SECONDS, Hold
+from sidegate.core import compose
 from sidegate.core.model import Container
 from sidegate.core.newcomers import Join, Newcomers, joins
 from sidegate.log import get_logger
@@ -154,14 +155,15 @@ class Door:
     def _described(self, event: Event) -> Container | None:
         """The engine adds image and name to the labels among an event's attributes.
 
-        None for old news, for what bears no label of ours, and where it is not known which labels are the image's own,
-        as for an image given by a shortened id.
+        None for old news, for what bears no label that counts, and where it is not known which labels are the image's
+        own, as for an image given by a shortened id.
         """
         if time.time_ns() - event.time_nano > FRESH:
             return None
         attributes = event.actor.attributes or {}
         labels = {key: value for key, value in attributes.items() if key not in ("image", "name")}
-        if not any(key.startswith("sidegate.") for key in labels):
+        prefixes = ("sidegate.",) if self.newcomers.services is None else ("sidegate.", compose.PREFIX)
+        if not any(key.startswith(prefixes) for key in labels):
             return None
         image_labels = self._labels(full_name(attributes.get("image", "")))
         if image_labels is None:
@@ -227,9 +229,16 @@ def full_name(image: str) -> str:
 
 
 def _hurry() -> None:
-    """Real-time priority for this thread: on a busy node an ordinary one wakes too late."""
-    with contextlib.suppress(OSError, AttributeError):  # not root, or not Linux: it is a head start, no more
+    """Real-time priority for this thread: on a busy node an ordinary one wakes too late.
+
+    Where the kernel shares real-time out among cgroups (RT_GROUP_SCHED) a container has none: then the best of the
+    ordinary ones, which is nearly as good.
+    """
+    try:
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except (OSError, AttributeError):  # not root, or not Linux: it is a head start, no more
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, -20)
 
 
 def main() -> None:

@@ -5,14 +5,15 @@ from urllib.parse import quote
 
 from sidegate.adapters.docker.calls import EngineCalls
 from sidegate.adapters.docker.client import EngineAnswerError, UnconfirmedError
+from sidegate.adapters.docker.tally import EngineTally
 from sidegate.errors import RefusedError
 
 
 class DockerVolumes:
     """Implements `sidegate.api.world.Volumes`. Constructing it connects to nothing; arguments as of DockerWorkloads."""
 
-    def __init__(self, host: str = "", *, deadline: float = 10.0) -> None:
-        self._calls = EngineCalls(host, deadline=deadline, threads=2)
+    def __init__(self, host: str = "", *, deadline: float = 10.0, tally: EngineTally | None = None) -> None:
+        self._calls = EngineCalls(host, deadline=deadline, threads=2, tally=tally)
 
     async def exists(self, name: str) -> bool:
         """Raises EngineUnavailableError, EngineError."""

@@ -26,6 +26,7 @@ from sidegate.adapters.docker.documents import (
 from sidegate.adapters.docker.logs import Lines
 from sidegate.adapters.docker.recreate import Creation, Json, copy_of, creation_of, main_network
 from sidegate.adapters.docker.suitability import refusal, strategy_fault
+from sidegate.adapters.docker.tally import EngineTally
 from sidegate.core.workloads import ContainerSpec, ImageInfo, LogLine, Snapshot
 from sidegate.errors import EngineError, NotFoundError, RefusedError
 
@@ -44,8 +45,16 @@ class DockerWorkloads:
     device or delete a lot; `threads` bounds quick calls side by side, and slow ones.
     """
 
-    def __init__(self, host: str = "", *, deadline: float = 10.0, slow: float = 120.0, threads: int = 8) -> None:
-        self._calls = EngineCalls(host, deadline=deadline, threads=threads)
+    def __init__(
+        self,
+        host: str = "",
+        *,
+        deadline: float = 10.0,
+        slow: float = 120.0,
+        threads: int = 8,
+        tally: EngineTally | None = None,
+    ) -> None:
+        self._calls = EngineCalls(host, deadline=deadline, threads=threads, tally=tally)
         self._slow = slow
         self._images: dict[str, ImageInfo] = {}
 

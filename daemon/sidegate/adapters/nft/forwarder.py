@@ -9,6 +9,7 @@ start, which takes them over or cuts them.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from sidegate.adapters.nft.commands import Commands
@@ -24,7 +25,8 @@ TABLES = "sidegate-"
 
 class KernelForwarder:
     """`instance` names the table, so that two daemons on one host keep one each; `ports` are the first and the last
-    public port; `lease` is in seconds. Calls that change something wait for each other. All raise HostToolError.
+    public port; `lease` is in seconds; `unusable` says why it cannot be used, where that is known from the start.
+    Calls that change something wait for each other. All raise HostToolError.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class KernelForwarder:
         commands: Commands | None = None,
         conntrack: Conntrack | None = None,
         lease: int = LEASE_SECONDS,
+        unusable: str = "",
     ) -> None:
+        self._unusable = unusable
         self._commands = commands or Commands()
         self._ports = ports
         self._table = Table(f"{TABLES}{instance}", lease)
@@ -50,7 +54,7 @@ class KernelForwarder:
 
         Worth asking at each pass, since firewalls come and go: about 20 ms.
         """
-        return await self._firewall.fault(TABLES)
+        return self._unusable or await self._firewall.fault(TABLES)
 
     async def observe(self) -> Mapping[int, KernelForward]:
         """What works now, by public port: what was applied, less what somebody has since removed or edited.
@@ -106,6 +110,13 @@ class KernelForwarder:
     async def sessions(self, port: int) -> tuple[KernelSession, ...]:
         """Sessions through a public port that the kernel carries."""
         return tuple(as_session(flow) for flow in of_port(await self._sessions.flows(), port) if is_live(flow))
+
+    async def carried(self) -> Mapping[int, int]:
+        """Public port -> sessions that the kernel carries, of any port that is or was ours: one walk through its table,
+        about 10 ms."""
+        low, high = self._ports
+        flows = await self._sessions.flows()
+        return Counter(f.destination[1] for f in flows if is_live(f) and low <= f.destination[1] <= high)
 
     async def counts(self) -> Mapping[int, int]:
         """Public port -> how many connections it has taken in, since it was opened or changed. About 5 ms."""

@@ -6,6 +6,7 @@ from sidegate.adapters.store.file import StateFile
 from sidegate.core.audit import AuditEntry
 
 AUDIT_KEPT = 10_000
+_COLUMNS = "at, uid, pid, user, verb, target, outcome"
 
 
 class AuditTrail(StateFile):
@@ -23,13 +24,27 @@ class AuditTrail(StateFile):
 
         await self._run(lambda: self._transact(append))
 
-    async def audit(self, limit: int) -> tuple[AuditEntry, ...]:
-        """The last `limit` entries, newest first."""
+    async def audit(
+        self, limit: int, *, verb: str = "", user: str = "", since: float = 0.0, before: int | None = None
+    ) -> tuple[AuditEntry, ...]:
+        """The last `limit` entries, newest first: of `verb`, or all that begin with its words; of `user`, a name or a
+        uid; not from before `since`, a Unix time; with an id below `before`."""
+        wanted = ["at >= ?"]
+        given: list[object] = [since]
+        if verb:
+            wanted.append("(verb = ? OR substr(verb, 1, length(?) + 1) = ? || ' ')")
+            given += [verb] * 3
+        if user:
+            wanted.append("(user = ? OR uid = CAST(? AS INTEGER) AND CAST(CAST(? AS INTEGER) AS TEXT) = ?)")
+            given += [user] * 4
+        if before is not None:
+            wanted.append("id < ?")
+            given.append(before)
+
+        where = " AND ".join(wanted)
+        query = f"SELECT {_COLUMNS}, id FROM audit WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 (our own texts)
 
         def read() -> tuple[AuditEntry, ...]:
-            rows = self._connected.execute(
-                "SELECT at, uid, pid, user, verb, target, outcome FROM audit ORDER BY id DESC LIMIT ?", (limit,)
-            )
-            return tuple(AuditEntry(*row) for row in rows)
+            return tuple(AuditEntry(*row) for row in self._connected.execute(query, (*given, limit)))
 
         return await self._run(read)

@@ -81,6 +81,8 @@ class Call:
     streams: bool = False
     attended: bool = False
     upload: str = ""
+    events: bool = False
+    """Who does not ask for JSON alone gets the daemon's events as a stream."""
 
     def name(self, asked: Asked) -> tuple[str, str]:
         """The verb and the target, for the audit trail."""

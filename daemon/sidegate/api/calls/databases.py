@@ -10,7 +10,8 @@ CALLS: tuple[Call, ...] = (
         ("db ls",),
         "Every database",
         list[schemas.DatabaseSummary],
-        lambda c, a: c.databases.ls(),
+        lambda c, a: c.databases.ls(login=a.query.login),
+        query=schemas.DatabasesQuery,
     ),
     Call(
         "POST",

@@ -24,6 +24,20 @@ from sidegate.api.schemas.external import ExternalView as ExternalView
 from sidegate.api.schemas.external import Kicked as Kicked
 from sidegate.api.schemas.external import KickQuery as KickQuery
 from sidegate.api.schemas.external import SessionView as SessionView
+from sidegate.api.schemas.node import AuditQuery as AuditQuery
+from sidegate.api.schemas.node import AuditView as AuditView
+from sidegate.api.schemas.node import CountsView as CountsView
+from sidegate.api.schemas.node import EngineView as EngineView
+from sidegate.api.schemas.node import EventsQuery as EventsQuery
+from sidegate.api.schemas.node import EventView as EventView
+from sidegate.api.schemas.node import ForwarderView as ForwarderView
+from sidegate.api.schemas.node import LeftOutView as LeftOutView
+from sidegate.api.schemas.node import ListeningView as ListeningView
+from sidegate.api.schemas.node import PassView as PassView
+from sidegate.api.schemas.node import PoolView as PoolView
+from sidegate.api.schemas.node import Purged as Purged
+from sidegate.api.schemas.node import Status as Status
+from sidegate.api.schemas.node import WorkerView as WorkerView
 from sidegate.api.schemas.own_databases import CreateDatabaseRequest as CreateDatabaseRequest
 from sidegate.api.schemas.own_databases import DatabaseCreated as DatabaseCreated
 from sidegate.api.schemas.own_databases import DatabaseRemoved as DatabaseRemoved
@@ -42,107 +56,6 @@ from sidegate.api.schemas.variables import StaleView as StaleView
 from sidegate.api.schemas.variables import VariableEdit as VariableEdit
 from sidegate.api.schemas.variables import VariableRequest as VariableRequest
 from sidegate.api.schemas.variables import VariableView as VariableView
-
-# --- the daemon ----------------------------------------------------------------------------------------------------
-
-
-class EngineView(Result):
-    """The Docker engine as the last pass found it; `fault` says why it is not connected."""
-
-    connected: bool
-    version: str | None
-    fault: str | None
-
-
-class WorkerView(Result):
-    """One process of the data plane; `state` is starting, serving or draining, `version` that of its routes."""
-
-    slot: int
-    pid: int
-    state: str
-    version: int
-    restarts: int
-
-
-class CountsView(Result):
-    """How many there are, those that nothing runs for included."""
-
-    apps: int
-    databases: int
-    connections: int
-    external_on: int
-    stale: int
-    """Apps of which a running container's environment is out of date."""
-
-
-class PassView(Result):
-    """The last pass; `finished` is null before the first one."""
-
-    seconds: float
-    actions: int
-    failures: list[str]
-    finished: float | None
-
-
-class PoolView(Result):
-    """Subnets of `internal_pool`, by number."""
-
-    cidr: str
-    in_use: int
-    total: int
-
-
-class ForwarderView(Result):
-    """What carries external connections: `setting` as in the settings, `carrier` kernel or userspace; `reason` says why
-    it is not the kernel where that was wanted."""
-
-    setting: str
-    carrier: str
-    reason: str | None
-
-
-class Status(Result):
-    """How the daemon is. `degraded`: there are problems. `uptime` in seconds. `held`: app -> paused or maintenance."""
-
-    version: str
-    uptime: float
-    ready: bool
-    degraded: bool
-    engine: EngineView
-    workers: list[WorkerView]
-    counts: CountsView
-    last_pass: PassView
-    pool: PoolView
-    problems: list[ProblemView]
-    held: dict[str, str]
-    forwarder: ForwarderView
-
-
-class AuditView(Result):
-    """One call that changed or revealed something: by whom, on what, with which outcome (done, or an error's code)."""
-
-    at: float
-    uid: int
-    pid: int
-    user: str
-    verb: str
-    target: str
-    outcome: str
-
-
-class AuditQuery(Request):
-    limit: int = 50
-
-
-class Purged(Result):
-    """What was removed, and volumes with data, which are not; the daemon stops after it has said so."""
-
-    networks: list[str]
-    connections: int
-    externals: int
-    variables: int
-    kept_volumes: list[str] = []
-
 
 # --- apps ----------------------------------------------------------------------------------------------------------
 
@@ -204,6 +117,12 @@ class AppView(Result):
 
 
 # --- databases -----------------------------------------------------------------------------------------------------
+
+
+class DatabasesQuery(Request):
+    """`login`: try to log in to each; without that a list takes milliseconds whatever the databases do."""
+
+    login: bool = True
 
 
 class DatabaseSummary(Result):
