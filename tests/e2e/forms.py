@@ -102,12 +102,12 @@ class Launch:
 
 
 OWN = {
-    "dev": ("sgformsd", "10.236.0.0/19", "33300-33319"),
-    "image": ("sgformsi", "10.236.32.0/19", "33320-33339"),
+    "dev": ("sgformsd", "10.236.0.0/19", "29320-29339"),
+    "image": ("sgformsi", "10.236.32.0/19", "29340-29359"),
     "bridge": ("sgformsb", "10.236.64.0/19", "29300-29319"),
 }
-"""Instance, pool and ports of the node that most tests share. docker-proxy's ports have to lie below the ephemeral ones
-(ip_local_port_range begins with 32768), or it finds one taken now and then."""
+"""Instance, pool and ports of the node that most tests share; the ports lie below the ephemeral ones, of which clients'
+sockets have one now and then."""
 
 
 def beside(form: str, name: str, pool: str, ports: str) -> tuple[str, str, str]:
@@ -116,7 +116,7 @@ def beside(form: str, name: str, pool: str, ports: str) -> tuple[str, str, str]:
         return name, pool, ports
     network, start = IPv4Network(pool), int(ports.split("-")[0])
     moved = int(IPv4Network("10.236.96.0/19").network_address) + (int(network.network_address) & 0x1FFF)
-    first = (29360 if form == "bridge" else 33360) + start // 10 % 4 * 10
+    first = 29360 + start // 10 % 4 * 10
     return form[0] + name, f"{IPv4Network((moved, max(network.prefixlen, 20)), strict=False)}", f"{first}-{first + 9}"
 
 

@@ -414,6 +414,18 @@ async def test_sockets_that_could_not_be_destroyed_are_said(node: Node) -> None:
     assert "sessions may hang at one end" in str(passed.problems[0])
 
 
+async def test_what_the_daemon_has_no_right_to_is_said_once_and_not_tried(node: Node) -> None:
+    node.ask(SHOP)
+    await node.settle()
+    node.host.state = replace(node.host.state, cut_fault="it takes root")
+    node.ask()
+    passed = await node.settle()
+    assert node.ours == [HOME]
+    assert (passed.failures, passed.cut_fault) == ((), "it takes root")
+    assert not [call for call in node.host.calls if call.startswith(("destroy_sockets", "forget_flows"))]
+    assert [str(problem.text) for problem in passed.problems] == ["it takes root"]
+
+
 async def test_a_purge_that_could_not_finish_goes_back_to_work(node: Node) -> None:
     node.ask(SHOP)
     await node.settle()

@@ -134,6 +134,10 @@ class Pass(Protocol):
     def engine_fault(self) -> str: ...
 
     @property
+    def cut_fault(self) -> str:
+        """Why no socket can be destroyed here; empty: they can."""
+
+    @property
     def actions(self) -> int: ...
 
     @property

@@ -28,7 +28,6 @@ SECTIONS = {
         Verb("events", "events", "What has happened, and what happens."),
         Verb("node", "metrics", "Everything that is counted, for Prometheus."),
         Verb("node", "audit", "What was changed or revealed, by whom."),
-        Verb("node", "metrics", "Everything that is counted, in the text format that Prometheus reads."),
         Verb("node", "purge", "Remove everything of ours, and stop the daemon."),
     ),
     "Apps": (

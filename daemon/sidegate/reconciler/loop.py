@@ -264,7 +264,15 @@ class Loop:
         seconds = self._clock() - began
         self.passes.observe(seconds)
         self.last = Pass(
-            desired, state, not fault, fault, actions, failures, tuple(sorted(problems)), seconds, time.time(),
+            desired,
+            state,
+            not fault,
+            fault,
+            actions,
+            failures,
+            tuple(sorted(problems)),
+            seconds,
+            time.time(),
             host.cut_fault,
         )
         if actions:
