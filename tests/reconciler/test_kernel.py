@@ -257,3 +257,24 @@ async def test_userspace_asks_the_kernel_for_nothing() -> None:
         assert node.listening
         assert node.kernel.table == {}
         assert node.data_plane.listeners()["shop-db"].gate == OPEN
+
+
+@pytest.mark.parametrize("at", ["the start", "a later look"])
+async def test_what_lasts_a_moment_is_no_fault(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker rewrites its rules at each change. A start does not wait for that; whoever asks after it does."""
+    node = Gated()
+    looks = ["FORWARD does not lead to DOCKER-USER", ""]
+
+    async def usable() -> str:
+        return looks.pop(0) if looks else ""
+
+    monkeypatch.setattr("sidegate.reconciler.kernel.DOUBT_SECONDS", 0)
+    if at == "the start":
+        looks.insert(0, looks[0])
+        node.kernel.usable = usable  # type: ignore[method-assign]
+        await node.ports.begin(())
+        assert node.ports.fault
+    else:
+        await node.ports.begin(())
+        node.kernel.usable = usable  # type: ignore[method-assign]
+    assert await node.ports.look() == node.ports.fault == ""

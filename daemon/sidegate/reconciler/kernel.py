@@ -29,6 +29,7 @@ class KernelPorts:
         """`renewal`: seconds between two renewals of the lease, which lasts 10 s (Table.renew)."""
         self.fault = "not asked yet"
         """Why the kernel cannot be used here, as of the last look; empty: it can."""
+        self._seen_once = False
         self.trouble = ""
         """Why what it forwards could not be looked at, the last time; empty: it could."""
         self._forwarder = forwarder
@@ -46,22 +47,22 @@ class KernelPorts:
         self.begun = False
         """Whether nothing of an earlier daemon is left."""
 
-    async def look(self) -> str:
-        """Ask whether it can be used. Where it could until now, a fault is asked about again a while later: Docker
-        takes its rules out of the FORWARD chain and puts them back at each change, which shall part nobody from his
-        session."""
+    async def look(self, *, twice: bool = True) -> str:
+        """Ask whether it can be used. A fault that is new is asked about again a while later, unless `twice` is False:
+        Docker takes its rules out of the FORWARD chain and puts them back at each change, which shall part nobody from
+        his session."""
         fault = await self._forwarder.usable()
-        if fault and not self.fault:
+        if twice and fault and (fault != self.fault or self._seen_once):
             await asyncio.sleep(DOUBT_SECONDS)
             fault = await self._forwarder.usable()
         if fault != self.fault:
             log.info("kernel forwarder", usable=not fault, fault=fault)
-        self.fault = fault
+        self.fault, self._seen_once = fault, bool(fault) and not twice
         return fault
 
     async def begin(self, ports: Iterable[int]) -> None:
         """Stop what an earlier daemon may have left; its sessions through `ports` are to be cut, or taken over."""
-        await self.look()
+        await self.look(twice=False)  # a start waits for nothing
         try:
             await self._forwarder.apply({})
             self._ports |= {port for port in ports if await self._forwarder.sessions(port)}
