@@ -34,6 +34,12 @@ HOME = {"HOME": "/home/ann"}
             "/c/sidegate/sidegate.toml",
         ),
         (
+            {"HOME": "home/ann"},
+            "/.local/state/sidegate",
+            "/.local/state/sidegate/run",
+            "/.config/sidegate/sidegate.toml",
+        ),
+        (
             HOME | {"XDG_STATE_HOME": "s", "XDG_RUNTIME_DIR": "", "XDG_CONFIG_HOME": "."},
             "/home/ann/.local/state/sidegate",
             "/home/ann/.local/state/sidegate/run",
@@ -79,6 +85,13 @@ def test_the_users_file_and_variables_win_and_the_nodes_file_does_not_count(
     found = development_settings(None, environ)
     assert (found.http_port, found.discover, found.listen) == (8081, "labels", "loopback")
     assert development_settings(node, environ).http_port == 80
+
+
+def test_a_file_of_the_users_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "sidegate/sidegate.toml").mkdir(parents=True)
+    for home in (str(tmp_path), f"/{'x' * 300}"):
+        with pytest.raises(SettingsError, match=r"cannot be read|cannot read"):
+            development_settings(None, {"HOME": "/nowhere", "XDG_CONFIG_HOME": home})
 
 
 def test_it_says_where_services_answer_and_what_is_wrong_with_the_engine() -> None:

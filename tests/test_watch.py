@@ -141,6 +141,17 @@ async def test_in_a_pipe_the_live_view_is_a_document_for_each_change(node: Memor
     assert await process.stdout.read() == b""
 
 
+async def test_nobody_reads_the_live_view_any_more(node: MemoryDaemon) -> None:
+    """Also where nothing changes that would be written."""
+    process = await piped(node, "status", "--watch", "0.2")
+    await line(process)
+    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+    async with asyncio.timeout(30):
+        assert await process.wait() == 0
+    assert process.stderr is not None
+    assert await process.stderr.read() == b""
+
+
 async def test_events_are_followed_in_a_pipe_and_on_a_terminal(node: MemoryDaemon) -> None:
     process = await piped(node, "events", "-f", "--kind", "app")
     terminal = Terminal(node.path.parent, "events", "-f", "--limit", "1")

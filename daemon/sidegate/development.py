@@ -32,8 +32,19 @@ def development_defaults(environ: Mapping[str, str]) -> Settings:
 
 def development_settings(config: Path | None, environ: Mapping[str, str]) -> Settings:
     """With the file at `config`, else the user's own where there is one; never the node's. Raises SettingsError."""
+    return load(config or _own_file(environ), environ, development_defaults(environ))
+
+
+def _own_file(environ: Mapping[str, str]) -> Path:
+    """One that is there and cannot be read counts: that is for `load` to say."""
     own = user_config(environ)
-    return load(config or (own if own.is_file() else Path(os.devnull)), environ, development_defaults(environ))
+    try:
+        own.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return Path(os.devnull)
+    except OSError:
+        pass
+    return own
 
 
 def greeting(settings: Settings, engine_fault: str) -> str:

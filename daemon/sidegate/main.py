@@ -211,7 +211,8 @@ async def serve(settings: Settings, manager: ServiceManager, *, development: boo
         try:
             await supervisor.bind()
         except PortInUseError as error:
-            hint = "; SIDEGATE_HTTP_PORT=8081 in front of the command does" if development else ""
+            variables = "; SIDEGATE_HTTP_PORT=8081 or SIDEGATE_HTTPS_PORT=8444 in front of the command does"
+            hint = variables if development else ""
             raise PortInUseError(f"{error}: stop that, or set http_port and https_port (0: no TLS){hint}") from None
         async with asyncio.TaskGroup() as tasks:
             running = [

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sidegate.adapters.host import LinuxHost, Route, parse_routes, parse_rules, rule_leads
-from sidegate.errors import HostToolError
+from sidegate.errors import HostToolError, MissingRightsError
 
 SERIAL = itertools.count(1)
 IP = shutil.which("ip") or "ip"  # some tests take the PATH away
@@ -345,3 +345,28 @@ async def test_a_process_that_cannot_be_seen_is_no_success() -> None:
         unrelated.bind(("127.0.0.1", 0))
         with pytest.raises(HostToolError, match="pid namespace"):
             await LinuxHost("test").destroy_sockets(2**22 + 1, IPv4Network("10.99.0.0/27"))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "lacking"),
+    [
+        ("000001ffffffffff", ""),
+        ("0000000000201000", ""),
+        ("0000000000200000", "CAP_NET_ADMIN"),
+        ("0000000000001000", "CAP_SYS_ADMIN"),
+        ("0000000000000000", "CAP_NET_ADMIN and CAP_SYS_ADMIN"),
+    ],
+)
+async def test_what_it_takes_to_destroy_sockets_is_said_and_nothing_tried_without(
+    tmp_path: Path, capabilities: str, lacking: str
+) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/status").write_text(f"Name:\tsidegate\nCapEff:\t{capabilities}\n")
+    host = LinuxHost("test", proc=tmp_path)
+    fault = (await host.observe()).cut_fault
+    assert fault.rpartition("with ")[2] == lacking
+    if lacking:
+        with pytest.raises(MissingRightsError, match=lacking):
+            (tmp_path / "77").mkdir()
+            (tmp_path / "77/stat").write_text("77 (x) S" + " 0" * 18 + " 500 0\n")
+            await host.destroy_sockets(77, IPv4Network("10.9.0.0/27"))

@@ -4,10 +4,12 @@ import os
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sidegate.adapters.capabilities import lost
-from sidegate.adapters.docker.own_container import candidates, find_own_container, outer_process
+from sidegate.adapters.docker.documents import ContainerDocument
+from sidegate.adapters.docker.own_container import candidates, described, find_own_container, outer_process
 
 ID, OTHER = "a1" * 32, "b2" * 32
 
@@ -56,6 +58,17 @@ def test_the_host_name_comes_last_and_only_where_it_looks_like_an_id(
 async def test_a_process_in_no_container_asks_no_engine(proc: Path) -> None:
     (proc / "self/cgroup").write_text("0::/user.slice\n")
     assert await find_own_container("unix:///nonexistent", proc=proc) is None
+
+
+def test_the_bridges_of_a_visit_that_was_not_ended_do_not_stand_for_this_machine() -> None:
+    networks = {
+        "0sidegate": {"Gateway": "172.30.0.1", "IPv6Gateway": "fd00::1", "Aliases": [ID[:12]]},
+        "shop_default": {"Gateway": "172.31.0.1", "Aliases": ["sidegate.visitor", ID[:12]]},
+        "blog_default": {"Gateway": "172.31.1.1", "DNSNames": ["sidegate", "sidegate.visitor"]},
+    }
+    document = {"Id": ID, "Name": "/sidegate", "NetworkSettings": {"Networks": networks}}
+    own = described(msgspec.convert(document, ContainerDocument, strict=False), 0)
+    assert own.gateways == {"172.30.0.1", "fd00::1"}
 
 
 async def test_none_means_not_to_look(proc: Path) -> None:

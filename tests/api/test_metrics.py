@@ -222,6 +222,19 @@ async def test_the_kernel_is_asked_for_its_sessions(full: MemoryDaemon) -> None:
     assert values(families, "sidegate_external_sessions_total")["kernel", "shop-db"] == 3
 
 
+async def test_what_the_kernel_carried_stays_the_databases_own_when_its_port_changes(full: MemoryDaemon) -> None:
+    port = full.store.intent.externals["shop-db"].port
+    for client in ("203.0.113.7", "203.0.113.8"):
+        full.kernel.connect(port, client)
+    await scrape(full)
+    await full.commands.externals.on("shop-db", port=port + 1)
+    families = await scrape(full)
+    assert values(families, "sidegate_external_sessions_total")["kernel", "shop-db"] == 2
+    full.kernel.connect(port + 1, "203.0.113.9")
+    families = await scrape(full)
+    assert values(families, "sidegate_external_sessions_total")["kernel", "shop-db"] == 3
+
+
 async def test_a_kernel_that_does_not_tell_delays_nothing_else(
     full: MemoryDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:

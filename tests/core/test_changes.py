@@ -170,6 +170,14 @@ def test_an_external_connection_goes_on_and_off_with_its_cause(why: str, kind: s
     assert told(on, off) == [(kind, "shop-db", text)]
 
 
+def test_an_external_connection_that_moves_to_another_port_is_told_of() -> None:
+    moved = Moment(listeners=listening(30001))
+    assert told(Moment(listeners=listening()), moved) == [
+        ("external.on", "shop-db", "listens on port 30001, no longer on 30000")
+    ]
+    assert told(moved, moved) == []
+
+
 def test_terms_that_change_are_said() -> None:
     def terms(gate: Gate, **more: Any) -> Moment:
         return Moment(intent=Intent(externals={"shop-db": External(gate, True, **more)}), listeners=listening())

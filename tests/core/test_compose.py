@@ -325,6 +325,11 @@ def test_an_image_that_compose_built_is_nobodys_service_when_somebody_runs_it() 
         "mine": "has no compose project and no label sidegate.app or sidegate.database"
     }
     assert "web-shop" in found(service(exposed=(80,), image_labels=inherited)).apps
+    committed = inherited | {compose.NUMBER: "1", compose.CONFIG_HASH: "a"}
+    by_hand = Container("1", "mine", labels=committed, image_labels=committed, exposed_ports=(80,))
+    assert left_out(by_hand).keys() == {"mine"}
+    by_compose = service(exposed=(80,), labels={compose.CONFIG_HASH: "b"}, image_labels=committed)
+    assert "web-shop" in found(by_compose).apps
 
 
 def test_two_projects_that_come_to_one_host_the_earlier_keeps_it() -> None:
@@ -402,6 +407,9 @@ def test_what_a_compose_file_shares_is_no_problem_where_nothing_is_to_be_changed
     alone = state(database, service(exposed=(80,)), networks=(SHOP,))
     assert desire(Intent(), alone, reporting).problems == ()
     assert [problem.subject for problem in desire(Intent(), alone, ALL).problems] == ["db-shop"]
+    labelled = service("db", image="mariadb", labels={"sidegate.database": "db-shop", "sidegate.engine": "mariadb"})
+    on_a_node = desire(Intent(), state(labelled, service(exposed=(80,)), networks=(SHOP,)), Rules(isolation="report"))
+    assert [problem.subject for problem in on_a_node.problems] == ["db-shop"]  # as ever where labels alone count
     joined = state(database, shared, networks=(SHOP,))
     assert "without a connection, by other-web-1" in desire(Intent(), joined, reporting).problems[0].text
 

@@ -1,16 +1,21 @@
 """Every check as a table: what was seen, and what is said of it. A good node is silent."""
 
+import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from sidegate import __version__
 from sidegate.adapters.docker.client import NEWEST_API
+from sidegate.cli.doctor import show
 from sidegate.core.model import Container, Endpoint, Network, Problem
-from sidegate.doctor.checks import GROUPS, table
+from sidegate.core.subnets import free_subnets
+from sidegate.doctor.checks import GROUPS, pool, table
 from sidegate.doctor.checks.leftovers import ALL_OF
 from sidegate.doctor.examination import examine
 from sidegate.doctor.findings import FAULT, OK, UNKNOWN, WARNING, Finding
@@ -176,7 +181,7 @@ ROWS: list[tuple[str, str, Snapshot, str, str]] = [
         "lost their addresses",
         "",
     ),
-    ("swarm", WARNING, with_engine(swarm=True), "swarm", "docker swarm leave"),
+    ("swarm", WARNING, with_engine(swarm=True), "swarm", ""),
     ("live-restore", WARNING, with_engine(live_restore=False), "stops every container", "systemctl reload docker"),
     ("live-restore", WARNING, with_engine(live_restore=False, config_file=True), "live-restore is off", ""),
     ("ip-forward", FAULT, replace(GOOD, kernel=Kernel(forwarding=False)), "does not forward", "ip_forward=1"),
@@ -554,6 +559,56 @@ def test_a_good_node_is_silent(seen: Snapshot) -> None:
 def test_every_check_has_a_row() -> None:
     names = {check.name for group in GROUPS for check in group.checks}
     assert names - {row[0] for row in ROWS} == {"pool-room", "our-rules", "firewalld"}  # below
+
+
+HOSTILE = "-f x\n  rm -rf /srv; $(reboot) '"
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        with_networks(replace(theirs(HOSTILE, "10.213.3.0/24"), id="0123456789ab")),
+        with_networks(theirs("lan", "10.9.0.0/24", labels={"sidegate.managed": "true", "sidegate.instance": HOSTILE})),
+        with_engine(
+            state=state(
+                database("shop-db", endpoints=(Endpoint(HOSTILE, "10.9.0.2"),)),
+                app("shop", endpoints=(Endpoint(HOSTILE, "10.9.0.3"),)),
+                networks=(replace(theirs(HOSTILE, "10.9.0.0/24"), id="0123456789ab"),),
+            )
+        ),
+        with_containers(published=[Publication(HOSTILE, "0.0.0.0", 80, "id-web")]),
+    ],
+)
+def test_a_name_that_somebody_chose_is_one_word_of_a_command(seen: Snapshot) -> None:
+    """As bash reads it; and in the table no line of it begins one."""
+    for command in [finding.command for finding in problems(seen) if finding.command]:
+        assert not [line for line in command.split("\n") if line.strip().startswith("rm ")]
+        script = f"""docker() {{ printf '%s\\0' "$@" >&2; }}\n{command}"""
+        words = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stderr.split("\0")
+        assert not {"-f", "x", "reboot"} & set(words)
+    shown = CliRunner().invoke(click.Command("x", callback=lambda: show(examine(seen), verbose=False))).output
+    assert not [line for line in shown.splitlines() if line.strip().startswith("rm ")]
+
+
+def test_the_pool_s_room_is_not_counted_to_its_end() -> None:
+    """10.0.0.0/8 has two million networks."""
+    seen = with_settings(internal_pool=IPv4Network("10.0.0.0/8"), internal_subnet=29)
+    given = iter(free_subnets(IPv4Network("10.0.0.0/8"), 29, []))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "free_subnets", lambda *_: given)
+        assert not [finding for finding in examine(seen) if finding.check == "pool-room" and finding.level != OK]
+    assert next(given) < IPv4Network("10.1.0.0/29")
+
+
+def test_the_first_process_is_never_to_be_killed() -> None:
+    seen = replace(GOOD, listeners=(Listener(80, "systemd (pid 1)", 1),))
+    assert "kill" not in next(f.command for f in problems(seen) if f.check == "http-ports")
+
+
+def test_reserved_ports_are_put_together() -> None:
+    kernel = Kernel(local_ports=range(30000, 61000), reserved_ports=frozenset(range(29000, 30500)))
+    (found,) = [f for f in problems(replace(GOOD, kernel=kernel)) if f.check == "outgoing-ports"]
+    assert found.command == "sysctl -w net.ipv4.ip_local_reserved_ports=29000-30999"
 
 
 def test_names_are_there_once() -> None:

@@ -17,8 +17,8 @@ from pairs import pair
 from sidegate.adapters.lock import hold
 from sidegate.core.model import Problem
 from sidegate.doctor.examination import choose
-from sidegate.doctor.looking import daemon, engine, files, host, ports, processes
-from sidegate.doctor.snapshot import Engine, File, HostRoute, Unseen
+from sidegate.doctor.looking import daemon, engine, files, firewall, host, ports, processes
+from sidegate.doctor.snapshot import Engine, File, Firewall, HostRoute, Unseen, Viewer
 from sidegate.settings import DEFAULTS, Settings
 
 NOBODY = 65534
@@ -175,6 +175,19 @@ def test_a_process_that_claims_to_be_one_is_read(tmp_path: Path) -> None:
     assert found.family == {process.pid, child}
 
 
+def test_a_file_that_has_no_end_is_not_read(tmp_path: Path) -> None:
+    """Whoever runs containers may have a process that claims to be a daemon."""
+    script = tmp_path / "sidegate"
+    script.write_text("import sys\nprint(flush=True)\nsys.stdin.read()\n")
+    os.mkfifo(tmp_path / "c.toml")
+    words = [sys.executable, str(script), "run", "--config", "c.toml"]
+    with subprocess.Popen(words, stdin=-1, stdout=-1, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert process.pid not in {daemon.pid for daemon in processes.daemons()}
+        process.communicate()
+
+
 def test_capabilities() -> None:
     everything = (1 << 41) - 1
     assert processes.lacking(everything) == ()
@@ -187,6 +200,7 @@ def test_listeners_of_the_ports_that_matter() -> None:
         port = server.getsockname()[1]
         (found,) = ports.look({port, 1})
     assert (found.port, found.pid) == (port, os.getpid())
+    assert found.holder.endswith(f" (pid {os.getpid()})")
 
 
 # --- the host --------------------
@@ -233,7 +247,54 @@ async def test_names_that_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(host, "_is_loopback", resolve)
     assert await host.unresolved("localhost", ["shop", "blog"]) == ("blog.localhost",)
     assert await host.unresolved("my.localhost", []) == ("sidegate-doctor.my.localhost",)
-    assert len(await host.unresolved("localhost", [f"app{n}" for n in range(50)])) == 5
+    several = await host.unresolved("localhost", [f"app{n}" for n in range(50)])
+    assert isinstance(several, tuple)
+    assert len(several) == 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [
+        ("echo 127.0.0.1 STREAM; echo ::1 STREAM", ()),
+        ("echo 192.0.2.1", ("a.localhost",)),
+        ("exit 2", ("a.localhost",)),
+    ],
+)
+async def test_how_names_are_looked_up(
+    answer: str, wrong: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _command(tmp_path / "getent", answer)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert await host.unresolved("localhost", ["a"]) == wrong
+
+
+async def test_name_servers_that_do_not_answer_hold_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _command(tmp_path / "getent", "exec sleep 600")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(host, "RESOLVE_SECONDS", 0.2)
+    assert await host.unresolved("localhost", ["a"]) == ("a.localhost",)
+    monkeypatch.setenv("PATH", "")
+    assert isinstance(await host.unresolved("localhost", ["a"]), Unseen)
+
+
+def _command(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+# --- the firewall --------------------
+
+
+@pytest.mark.parametrize("answer", ["echo no JSON", "echo '{}'", "exit 1"])
+async def test_an_nft_that_fails_is_not_one_that_has_no_rules(
+    answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _command(tmp_path / "iptables", "echo -P INPUT ACCEPT")
+    _command(tmp_path / "nft", answer)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert isinstance(await firewall.look(Viewer()), Unseen)
+    _command(tmp_path / "nft", "echo '{\"nftables\": []}'")
+    assert isinstance(await firewall.look(Viewer()), Firewall)
 
 
 # --- the engine --------------------
@@ -263,6 +324,25 @@ async def test_an_engine_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         silent.listen(100)
         reach, found = await engine.look(f"unix://{tmp_path}/s")
     assert (reach.fault, type(found)) == ("silent", Unseen)
+
+
+def test_settings_of_the_engine_that_cannot_be_seen_may_be_there(tmp_path: Path) -> None:
+    """They are not to be written over."""
+    file = tmp_path / "docker/daemon.json"
+    assert not engine.may_be(file)
+    file.parent.mkdir()
+    assert not engine.may_be(file)
+    file.touch()
+    assert engine.may_be(file)
+    file.parent.chmod(0)
+    code = (
+        "import os, sys; from pathlib import Path; from sidegate.doctor.looking import engine;"
+        f"os.setresuid({NOBODY}, {NOBODY}, {NOBODY}) if os.geteuid() == 0 else None;"
+        "print(engine.may_be(Path(sys.argv[1])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    file.parent.chmod(0o700)
+    assert done.stdout == "True\n"
 
 
 @pytest.mark.engine

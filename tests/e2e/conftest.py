@@ -37,10 +37,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _outcomes.add(report.nodeid, report.outcome, reason)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """What passes in which form is written down by runs of whole files that say so."""
     chosen = session.config.option.keyword or any("::" in word for word in session.config.args)
-    if os.environ.get("SIDEGATE_RECORD_FORM") and not chosen and not session.shouldstop and not session.shouldfail:
+    whole = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not session.shouldfail
+    if os.environ.get("SIDEGATE_RECORD_FORM") and whole and not chosen:
         forms_table.record(forms.FORM, _outcomes)
 
 

@@ -10,6 +10,7 @@ import functools
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -65,6 +66,7 @@ LACKS: Mapping[str, Mapping[str, str]] = {
         "the kernel's forwarder": "the daemon's container has a network of its own, and rules there are not the host's",
         "IPv6": "its ports are published for IPv4 alone: over IPv6 Docker would show strangers as if they were here",
         "clients of this machine": "Docker shows them as its own gateway, and not as loopback",
+        "a start without an engine": "only the engine can tell it which container it is in, and it ends without one",
         "the host's ports": "those that are published are docker-proxy's, and nobody else can hold one",
         "an engine that restarts": "the daemon's own container stops with an engine that has no live-restore",
     },
@@ -138,7 +140,9 @@ def other_name(name: str) -> str:
 
 def other_prefix(prefix: str) -> str:
     """The first three numbers of the addresses of an outside host; see `beside`."""
-    return prefix if FORM == "host" else f"198.18.{128 + int(prefix.replace('.', '')) % 128}"
+    if FORM == "host":
+        return prefix
+    return f"198.18.{128 + (int(prefix.replace('.', '')) + 3 * list(OWN).index(FORM)) % 128}"
 
 
 # --- on the host --------------------
@@ -252,10 +256,7 @@ class Contained:
             command = ["docker", "logs", "-f", self._name]
             self._log = subprocess.Popen(command, env=self._environ, stdout=log, stderr=log, start_new_session=True)
         self._status: int | None = None
-
-    @property
-    def pid(self) -> int:
-        return int(self._docker("inspect", "-f", "{{.State.Pid}}", self._name))
+        self.pid = int(self._docker("inspect", "-f", "{{.State.Pid}}", self._name))  # 0: it has ended already
 
     def poll(self) -> int | None:
         if self._status is None:
@@ -280,14 +281,15 @@ class Contained:
         return status
 
     def send_signal(self, sig: int) -> None:
-        if pid := self.pid:  # 0 once it has ended
+        if self.pid and self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, sig)
+                os.kill(self.pid, sig)
 
     def kill(self) -> None:
-        self._docker("rm", "-f", self._name)
-        self._status = -9
+        self.send_signal(signal.SIGKILL)  # also where the engine is away
         self._remove()
+        self._log.wait(timeout=30)
+        self._status = -signal.SIGKILL
 
     def _remove(self) -> None:
         for words in (["rm", "-f", self._name], ["network", "rm", self._front])[: 2 if self._front else 1]:

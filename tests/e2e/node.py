@@ -4,6 +4,7 @@ Every container, volume and namespace made here carries the node's name and goes
 """
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -119,9 +120,9 @@ class Node:
         """Whether the daemon has, in its form, something that not every form has."""
         return forms.has(self.form, what)
 
-    @property
+    @functools.cached_property
     def seen_as(self) -> str:
-        """The address that a client on this machine has for the daemon."""
+        """The address that a client on this machine has for the daemon, and can come to it by."""
         if self.form != "bridge":
             return "127.0.0.1"
         return self.docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", f"0{self.name}")

@@ -30,7 +30,7 @@ GREETED, RESET, REFUSED, SILENT = "greeted", "reset", "refused", "silent"
 
 SECONDS = 5.0
 DATABASE_PORT = 3306
-_V6 = "fd00:51:100::" if forms.FORM == "host" else "fd00:51:101::"
+_V6 = f"fd00:51:10{list(forms.LACKS).index(forms.FORM)}::"
 _RETRY = 0.002
 NET_V6 = f"{_V6}/64"
 _OVER = {"CLOSE", "TIME_WAIT"}
@@ -314,12 +314,15 @@ class Hammer:
 # --- what is left over --------------------
 
 
-def traces(port: int) -> dict[str, set[str]]:
-    """What there is of a public port on this machine: rules, listening sockets, tracked connections."""
+def traces(port: int, *, published: bool = False) -> dict[str, set[str]]:
+    """What there is of a public port on this machine: rules, listening sockets, tracked connections. Of one that Docker
+    publishes its own rules and docker-proxy are there all the time, and its translated connections linger."""
     word = re.compile(rf"(?<![0-9]){port}(?![0-9])")
     rules = run("nft", "list", "ruleset").stdout + run("iptables-save", "-t", "filter").stdout
     listed = run("ss", "-H", "-ltn", "sport", "=", f":{port}").stdout
     flows = run("conntrack", "-L", "-p", "tcp", "--dport", str(port)).stdout.splitlines()
+    if published:
+        return {"tracked connections": {flow for flow in flows if not _OVER & set(flow.split())}}
     return {
         "rules": {line.strip() for line in rules.splitlines() if word.search(line)},
         "ports": set(listed.splitlines()),

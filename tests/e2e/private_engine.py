@@ -34,9 +34,9 @@ class PrivateEngine:
         with (self.directory / "dockerd.log").open("ab") as log:
             command = [*enter(self.namespace), "dockerd", *roots, *flags]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        wait_for("the private engine answers", self._answers, 60)
+        wait_for("the private engine answers", self.answers, 60)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         return run("docker", "-H", self.url, "version", check=False).returncode == 0
 
     def stop(self) -> None:
@@ -67,6 +67,8 @@ def private_engine(directory: Path, namespace: str, *, image: str = APP_IMAGE) -
         yield engine
     finally:
         with contextlib.suppress(Exception):
+            if not engine.answers():  # it was to be restarted, and what it runs must not outlive it
+                engine.start(live_restore=True)
             containers = run("docker", "-H", engine.url, "ps", "-aq").stdout.split()
             if containers:
                 run("docker", "-H", engine.url, "rm", "-f", *containers)

@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ UNIT = ROOT / "config/sidegated.service"
 WATCHDOG = 2.0
 EXPOSURE = 36
 """What `systemd-analyze security` of systemd 252 finds, in tenths of ten: what is left is what the daemon is for."""
+BROKEN_OFF_AT = (1, 2, 4, 6, 9, 14, 24)
+"""The count-th file, directory or link that scripts/install makes beside its release."""
 POOL, PORTS = "10.232.0.0/20", "32800-32809"
 
 
@@ -174,14 +177,18 @@ def test_every_line_of_the_unit_is_in_its_page() -> None:
 # --- installing --------------------
 
 
-def test_install_puts_everything_below_destdir_and_uninstall_takes_it_away(tmp_path: Path) -> None:
-    """As a package is made, from a checkout that stays as it was."""
-    checkout, target = tmp_path / "checkout", tmp_path / "target"
+def copy_of_checkout(place: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("config", "daemon", "scripts"):
-        shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
+        shutil.copytree(ROOT / name, place / name, ignore=ignored)
     for name in ("README.md", "pyproject.toml", "requirements.lock"):
-        shutil.copy(ROOT / name, checkout)
+        shutil.copy(ROOT / name, place)
+    return place
+
+
+def test_install_puts_everything_below_destdir_and_uninstall_takes_it_away(tmp_path: Path) -> None:
+    """As a package is made, from a checkout that stays as it was; also where a run was broken off."""
+    checkout, target = copy_of_checkout(tmp_path / "check out"), tmp_path / "target [1] & more"
     environ = {**os.environ, "DESTDIR": str(target)}
     (target / "usr/local/bin").mkdir(parents=True)
     before, sources = _tree(target), _tree(checkout)
@@ -189,7 +196,9 @@ def test_install_puts_everything_below_destdir_and_uninstall_takes_it_away(tmp_p
     made = _tree(target)
     assert (target / "usr/local/bin/sidegate").readlink() == Path("/opt/sidegate/current/bin/sidegate")
     program = (target / "opt/sidegate/current").resolve()
-    assert (program / "bin/sidegate").read_text().startswith(f"#!/opt/sidegate/releases/{program.name}/bin/python\n")
+    command = (program / "bin/sidegate").read_text()
+    assert f'"/opt/sidegate/releases/{program.name}/bin/python"' in command
+    assert str(target) not in command
     assert "usage" in run(str(program / "bin/python"), "-m", "sidegate", "--help").stdout.lower()
     for name in ("systemd/system/sidegated.service", "sysusers.d/sidegate.conf", "tmpfiles.d/sidegate.conf"):
         assert stat.S_IMODE((target / "usr/local/lib" / name).stat().st_mode) == 0o644
@@ -201,6 +210,20 @@ def test_install_puts_everything_below_destdir_and_uninstall_takes_it_away(tmp_p
     assert settings.read_text() == "http_port = 8080\n"
     assert _tree(target) == made
     assert _tree(checkout) == sources
+
+    kept, releases = tmp_path / "releases", target / "opt/sidegate/releases"
+    run("cp", "-al", str(releases), str(kept))
+    broken = {**environ, "PATH": f"{tmp_path / 'shims'}:{environ['PATH']}"}
+    for count in BROKEN_OFF_AT:
+        run(str(checkout / "scripts/uninstall"), env=environ)
+        releases.parent.mkdir()
+        run("cp", "-al", str(kept), str(releases))
+        (releases.parent / "installed").touch()
+        _break_off_at(count, tmp_path / "shims")
+        assert run(str(checkout / "scripts/install"), env=broken, check=False).returncode == -signal.SIGKILL
+        assert (releases.parent / "unfinished").exists() == (count > BROKEN_OFF_AT[0])
+        run(str(checkout / "scripts/uninstall"), env=environ)
+        assert before <= _tree(target) <= before | {"etc", "etc/sidegate", "etc/sidegate/sidegate.toml", "opt"}, count
 
     run(str(checkout / "scripts/uninstall"), env=environ)
     assert before <= _tree(target) <= before | {"etc", "etc/sidegate", "etc/sidegate/sidegate.toml", "opt"}
@@ -220,6 +243,72 @@ def test_a_prefix_that_the_service_could_not_use_is_refused(prefix: str, tmp_pat
     assert done.returncode != 0
     assert "prefix" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_somebody_else_has_put_there_is_left_alone(tmp_path: Path) -> None:
+    releases, command = tmp_path / "opt/sidegate/releases/2026", tmp_path / "usr/local/bin/sidegate"
+    command.parent.mkdir(parents=True)
+    command.symlink_to("/root/.local/bin/sidegate")
+    assert "is not ours" in refused(tmp_path)
+    command.unlink()
+    releases.mkdir(parents=True)
+    assert "is not ours" in refused(tmp_path)
+    assert "absolute path" in refused(tmp_path.name)
+
+    record = tmp_path / "opt/sidegate/installed"
+    record.write_text("/usr/local/bin/sidegate\n")
+    command.write_text("theirs")
+    (tmp_path / "etc/sidegate/certificates").mkdir(parents=True)
+    run(str(ROOT / "scripts/uninstall"), "--purge", env={**os.environ, "DESTDIR": str(tmp_path)})
+    assert command.read_text() == "theirs"
+    assert (tmp_path / "etc/sidegate/certificates").is_dir()
+    assert not record.exists()
+
+
+def test_one_installation_leaves_what_another_uses(tmp_path: Path) -> None:
+    command, unit = tmp_path / "usr/local/bin/sidegate", tmp_path / "usr/local/lib/systemd/system/sidegated.service"
+    for directory in (command.parent, unit.parent, tmp_path / "opt/sidegate/releases/1"):
+        directory.mkdir(parents=True)
+    command.symlink_to("/srv/sidegate/current/bin/sidegate")
+    unit.touch()
+    (tmp_path / "opt/sidegate/installed").write_text(
+        f"/{command.relative_to(tmp_path)}\n/{unit.relative_to(tmp_path)}\n"
+    )
+    environ = {**os.environ, "DESTDIR": str(tmp_path)}
+    scripts = str(ROOT / "scripts/uninstall")
+    purge = run(scripts, "--prefix", "/opt/sidegate", "--purge", env=environ, check=False)
+    assert (purge.returncode, "nothing was done" in purge.stderr) == (1, True)
+    run(scripts, "--prefix", "/opt/sidegate", env=environ)
+    assert command.is_symlink()
+    assert unit.exists()
+    assert not (tmp_path / "opt/sidegate").exists()
+
+
+def test_a_package_that_the_lock_lacks_is_named() -> None:
+    done = run(sys.executable, str(ROOT / "scripts/.locked"), "msgspec", "no-such-thing", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "requirements.lock has no no-such-thing, which is asked for: make it anew\n"
+
+
+def refused(target: Path | str) -> str:
+    """What scripts/install says."""
+    done = run(str(ROOT / "scripts/install"), env={**os.environ, "DESTDIR": str(target)}, check=False)
+    assert done.returncode != 0
+    return done.stderr
+
+
+def _break_off_at(count: int, directory: Path) -> None:
+    """Have scripts/install killed at the count-th file, directory or link that it makes."""
+    directory.mkdir(exist_ok=True)
+    counted = directory / "count"
+    counted.write_text("0")
+    for name in ("install", "ln", "mkdir", "mv"):
+        shim = directory / name
+        shim.write_text(
+            f"#!/bin/sh\nn=$(($(cat '{counted}') + 1))\necho $n >'{counted}'\n"
+            f"""[ $n -ne {count} ] || kill -9 $PPID\nexec {shutil.which(name)} "$@"\n"""
+        )
+        shim.chmod(0o755)
 
 
 def _tree(directory: Path) -> set[str]:

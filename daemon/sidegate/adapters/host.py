@@ -175,8 +175,9 @@ class LinuxHost:
         """
         match self.alive(pid):
             case None:
-                raise HostToolError(
-                    f"process {pid} cannot be seen from here: run the daemon in the host's pid namespace"
+                raise MissingRightsError(
+                    "containers' processes cannot be seen from here, and sessions that are open when their connection "
+                    "is removed may hang at one end: run the daemon in the host's pid namespace"
                 )
             case False:
                 return

@@ -29,6 +29,7 @@ from sidegate.errors import (
     EngineError,
     EngineUnavailableError,
     InvalidInputError,
+    MissingRightsError,
     NotFoundError,
     PoolExhaustedError,
     RefusedError,
@@ -109,7 +110,7 @@ class ConnectionVerbs:
             variables_removed=[] if keep_variables else added,
             variables_kept=added if keep_variables else [],
             notes=[
-                *([passed.cut_fault] if detached and passed.cut_fault else []),
+                *(self._left_open(passed, network) if detached else []),
                 *(note for end in (pair.a, pair.b) for note in stale_note(end, stale_containers(self.world, end))),
             ],
         )
@@ -238,13 +239,24 @@ class ConnectionVerbs:
         return None
 
     def _cut_fault(self, passed: Pass, network: str) -> SidegateError | None:
-        """Why both ends may not have been told; that a query could not be killed is a problem in `status`."""
+        """Why both ends may not have been told; that a query could not be killed is a problem in `status`, and what no
+        later pass could do either a note."""
         if not passed.engine_up:
             return EngineUnavailableError(f"the Docker engine does not answer: {passed.engine_fault}")
         for failure in passed.failures:
-            if failure.action.chain == network_chain(network) and not isinstance(failure.action, KillSessions):
+            known = isinstance(failure.action, KillSessions) or isinstance(failure.error, MissingRightsError)
+            if failure.action.chain == network_chain(network) and not known:
                 return failure.error
         return None
+
+    def _left_open(self, passed: Pass, network: str) -> list[str]:
+        """Why sessions of a connection that was removed may hang, where the daemon has not the rights to end them."""
+        faults = {
+            str(failure.error)
+            for failure in passed.failures
+            if failure.action.chain == network_chain(network) and isinstance(failure.error, MissingRightsError)
+        }
+        return sorted(faults | {passed.cut_fault} - {""})
 
     def _brought(self, pair: Pair) -> dict[str, list[str]]:
         """Keys that this connection added, by the end that has them."""

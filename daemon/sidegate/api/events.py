@@ -1,6 +1,7 @@
 """Events: a bounded memory of what has happened, and followers that read it at their own pace.
 
-Nobody's pace costs memory: there is one ring for all, and a follower that falls out of it is told so and let go.
+Nobody's pace costs memory: there is one ring for all. A follower that falls out of it is told so, once, and goes on
+with what is kept.
 """
 
 import asyncio
@@ -84,18 +85,13 @@ class Hub:
         return last[0].id - 1 if last else self._next - 1
 
     async def follow(self, since: int, kinds: Collection[str] = ()) -> AsyncGenerator[Sequence[Told], None]:
-        """What has happened after the event `since` (0: all that is kept), then what happens, until the hub is closed
-        or the follower has fallen behind. Several at a time where several are there."""
-        first = True
+        """What has happened after the event `since` (0: all that is kept), then what happens, until the hub is
+        closed. Several at a time where several are there."""
         while True:
-            lost = self._is_gap(since)
-            if lost:
+            if self._is_gap(since):
                 self.lost += 1
                 yield [Lost(since)]
-                if not first:
-                    return
                 since = 0  # from what is kept on
-            first = False
             news = [event for event in self._ring if event.id > since]
             since = self._next - 1
             if chosen := [event for event in news if not kinds or event.view.kind in kinds]:

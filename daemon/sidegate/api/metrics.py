@@ -60,6 +60,8 @@ class MetricsVerbs:
         self._world = world
         self._node = node
         self._turn = asyncio.Lock()
+        self._came: dict[int, int] = {}  # public port -> the kernel's sessions as of the last scrape
+        self._carried: dict[str, int] = {}  # database -> how many of them were its own, whatever its port was then
 
     async def scrape(self) -> str:
         """The text format, version 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
@@ -80,11 +82,14 @@ class MetricsVerbs:
                 traffic = await world.kernel.traffic()
         except (SidegateError, TimeoutError):
             return
+        carried = {}
         for database, external in world.intent.externals.items():
-            if external.port in traffic:
-                live, came = traffic[external.port]
+            if external.port in traffic or database in self._carried:
+                live, came = traffic.get(external.port, (0, 0))
+                carried[database] = self._carried.get(database, 0) + came - self._came.get(external.port, 0)
                 samples.put("sidegate_external_sessions_open", live, database, "kernel")
-                samples.put("sidegate_external_sessions_total", came, database, "kernel")
+                samples.put("sidegate_external_sessions_total", carried[database], database, "kernel")
+        self._carried, self._came = carried, {port: came for port, (_, came) in traffic.items()}
 
     def _put_node(self, samples: Samples) -> None:
         """What the control plane knows by itself."""

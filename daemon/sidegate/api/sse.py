@@ -36,7 +36,7 @@ def last_event_id(request: web.Request) -> int | None:
 
 
 async def send(request: web.Request, hub: Hub, since: int, kinds: Collection[str]) -> web.StreamResponse:
-    """Tell what happens after `since` until the follower leaves, falls behind, or the daemon stops."""
+    """Tell what happens after `since` until the follower leaves, reads nothing for too long, or the daemon stops."""
     response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"})
     response.force_close()
     with contextlib.suppress(OSError):

@@ -59,7 +59,7 @@ def run(config: Path | None, dev: bool) -> None:
     """Start the daemon, in the foreground, until SIGTERM or Ctrl-C.
 
     \b
-    Example:
+    Examples:
       sidegate run --config sidegate.toml
       sidegate run --dev
     """

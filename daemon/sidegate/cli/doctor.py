@@ -67,11 +67,11 @@ def show(found: Sequence["Finding"], *, verbose: bool) -> None:
             group = finding.group
             click.secho(group, bold=True)
         level = click.style(finding.level.ljust(7), fg=COLOURS[finding.level])
-        click.echo(f"  {level}  {click.style(finding.check, bold=True)}: {printable(finding.text)}")
-        for line in finding.command.splitlines():
+        click.echo(f"  {level}  {click.style(finding.check, bold=True)}: {_line(finding.text)}")
+        for line in finding.command.split("\n") if finding.command else ():
             click.echo(INDENT + click.style(printable(line), fg="cyan"))
         if finding.advice:
-            click.echo(INDENT + printable(finding.advice))
+            click.echo(INDENT + _line(finding.advice))
     _show_unknown([finding for finding in found if finding.level == "unknown"])
     _show_counts(found, verbose=verbose)
 
@@ -84,9 +84,9 @@ def _show_unknown(unknown: Iterable["Finding"]) -> None:
     if reasons:
         click.secho("not looked at", bold=True)
     for (text, advice), checks in reasons.items():
-        click.echo(f"  {', '.join(checks)}: {printable(text)}")
+        click.echo(f"  {', '.join(checks)}: {_line(text)}")
         if advice:
-            click.echo(INDENT + printable(advice))
+            click.echo(INDENT + _line(advice))
 
 
 def _show_counts(found: Sequence["Finding"], *, verbose: bool) -> None:
@@ -94,6 +94,11 @@ def _show_counts(found: Sequence["Finding"], *, verbose: bool) -> None:
     wrong = [_count(number, word) for number, word in ((faults, "fault"), (warnings, "warning")) if number]
     more = "" if verbose else " (--verbose shows them)"
     click.echo(f"{', '.join(wrong) or 'nothing is wrong'}; {_count(fine, 'check')} in order{more}")
+
+
+def _line(text: str) -> str:
+    """Names that strangers chose are in it, and what begins a line here may be a command."""
+    return printable(text).replace("\n", "?")
 
 
 def _count(number: int, word: str) -> str:

@@ -102,7 +102,7 @@ def _follow(session: Session, query: dict[str, str]) -> None:
         if away:
             away = ""
             click.echo("sidegate: the daemon is back", err=True)
-        _still_read()
+        still_read()
         if not sent.kind:
             continue
         if session.json:
@@ -137,7 +137,7 @@ def _write_json(event: object) -> None:
     click.echo(json.dumps(event, ensure_ascii=False).translate(ESCAPED))
 
 
-def _still_read() -> None:
+def still_read() -> None:
     """Raise BrokenPipeError once nobody reads what we write, which else only the next event would tell."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLERR)

@@ -1,4 +1,4 @@
-"""The verbs of the daemon itself: status, audit, purge."""
+"""The verbs of the daemon itself: status, audit, metrics, purge."""
 
 from collections.abc import Iterator
 

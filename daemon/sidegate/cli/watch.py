@@ -17,7 +17,7 @@ import msgspec
 from sidegate.api import schemas
 from sidegate.api.client import Client, Reply, find_socket
 from sidegate.cli import tables
-from sidegate.cli.events import colour, quiet_end
+from sidegate.cli.events import colour, quiet_end, still_read
 from sidegate.cli.following import LOST, follow
 from sidegate.cli.session import ESCAPED, Session
 from sidegate.errors import DaemonUnreachableError
@@ -106,6 +106,7 @@ def _changes(
             before = now
             yield reply
         _wait(news, seconds)
+        still_read()
         try:
             reply = _status(client)
         except DaemonUnreachableError:

@@ -259,9 +259,11 @@ def _externals(before: Moment, now: Moment) -> Iterator[Change]:
         kind = "external.off" if not why else "external.expired" if "time" in why else "external.idle-off"
         text = f"port {port} is closed" + (f": {why}" if why else ": it was switched off")
         yield Change(kind, name, text, {"port": port, "cause": why or "switched off"})
-    for name in sorted(present.keys() - earlier.keys()):
-        gate = present[name].gate
-        yield Change("external.on", name, f"listens on port {gate.port}", {"port": gate.port})
+    for name in sorted(present):
+        port, then_port = present[name].gate.port, earlier[name].gate.port if name in earlier else 0
+        if port != then_port:
+            text = f"listens on port {port}" + (f", no longer on {then_port}" if then_port else "")
+            yield Change("external.on", name, text, {"port": port})
     if before.intent is now.intent:
         return
     for name, external in sorted(now.intent.externals.items()):

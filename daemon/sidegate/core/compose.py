@@ -16,7 +16,7 @@ from sidegate.core.model import Container, name_fault
 
 PREFIX = "com.docker.compose."
 PROJECT, SERVICE = PREFIX + "project", PREFIX + "service"
-ONE_OFF, NUMBER = PREFIX + "oneoff", PREFIX + "container-number"
+ONE_OFF, NUMBER, CONFIG_HASH = PREFIX + "oneoff", PREFIX + "container-number", PREFIX + "config-hash"
 
 LONGEST_NAME = 40
 LONGEST_LABEL = 63  # characters of one label of a host name (RFC 1035 section 2.3.4)
@@ -107,14 +107,18 @@ def service_of(container: Container) -> Service | None:
     """The service that a container belongs to; None: to none, as far as the container itself says.
 
     Images that compose builds bear project and service too, so whoever runs one by hand seems to say so: only compose
-    numbers its containers.
+    numbers its containers. An image that was committed from such a container bears its number, too, but then compose
+    gives a hash of the service of its own.
     """
     labels, inherited = container.labels, container.image_labels
     project, service = labels.get(PROJECT), labels.get(SERVICE)
     if not project or not service:
         return None
-    given = (PROJECT, SERVICE) if NUMBER not in labels else (NUMBER,)
-    return None if any(inherited.get(key) == labels[key] for key in given) else Service(service, project)
+    if NUMBER in labels:
+        run_by_hand = all(inherited.get(key) == labels.get(key) for key in (NUMBER, CONFIG_HASH))
+    else:
+        run_by_hand = any(inherited.get(key) == labels[key] for key in (PROJECT, SERVICE))
+    return None if run_by_hand else Service(service, project)
 
 
 def one_off(container: Container) -> bool:

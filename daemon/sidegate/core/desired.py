@@ -378,7 +378,8 @@ def _openings(name: str, database: Database, state: EngineState, rules: Rules) -
         problems.append(Problem(name, text))
     for network, others in exposures(database, state, rules).items():
         there = (container for container in state.containers if container.name in others)
-        if others and not (rules.isolation == "report" and same_project(database.container, there)):
+        accepted = rules.discover == "all" and rules.isolation == "report"
+        if others and not (accepted and same_project(database.container, there)):
             text = f"can be reached through {network} without a connection, by {', '.join(others)}"
             problems.append(Problem(name, text))
     return problems

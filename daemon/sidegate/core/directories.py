@@ -27,5 +27,5 @@ def user_config(environ: Mapping[str, str]) -> Path:
 
 
 def _base(environ: Mapping[str, str], variable: str, usual: str) -> Path:
-    given = Path(environ.get(variable, ""))
-    return given if given.is_absolute() else Path(environ.get("HOME", "") or "/") / usual
+    given, home = Path(environ.get(variable, "")), Path(environ.get("HOME", ""))
+    return given if given.is_absolute() else (home if home.is_absolute() else Path("/")) / usual

@@ -22,6 +22,9 @@ LOST_SIGHT = (
 UNKNOWN_HOST = "127.0.0.1"
 """What external details name where the host's address is not known in the container."""
 
+VISITOR = ".visitor"
+"""What an alias that marks a guest ends with; before it stands the instance."""
+
 BRIDGE_MODES = frozenset({"default", "bridge"})
 """The network modes of containers that were started on the default bridge."""
 
@@ -62,7 +65,7 @@ class Guest:
         if not rules.self_id:
             return None
         container = next((c for c in state.containers if c.id == rules.self_id), None)
-        return cls(container, f"{rules.instance}.visitor") if container else None
+        return cls(container, f"{rules.instance}{VISITOR}") if container else None
 
     def visits(self) -> frozenset[str]:
         """Networks where it is a guest. There are no aliases on the default bridge, so there its network mode tells."""

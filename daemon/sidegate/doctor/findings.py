@@ -1,12 +1,16 @@
 """What a check says, and how checks are run. Pure."""
 
+import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from sidegate.core.model import Network
 from sidegate.doctor.snapshot import NotSeenError, Snapshot
 
 FAULT, WARNING, UNKNOWN, OK = "fault", "warning", "unknown", "ok"
 LEVELS = (FAULT, WARNING, UNKNOWN, OK)
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,23 @@ def fault(text: str, *, command: str = "", advice: str = "") -> Told:
 def warning(text: str, *, command: str = "", advice: str = "") -> Told:
     """It works, less well than it could or not for long."""
     return Told(WARNING, text, command, advice)
+
+
+def quoted(word: object) -> str:
+    """One word of a command, on one line whatever is in it: strangers choose names, and lines are pasted."""
+    text = str(word)
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(c if c.isprintable() and c not in "\\'" else _escaped(c) for c in text) + "'"
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in character.encode(errors="surrogateescape"))
+
+
+def reference(network: Network) -> str:
+    """A network in a command: Docker lets whoever makes one call it anything, such as an option or another line."""
+    return network.name if PLAIN.fullmatch(network.name) else network.id
 
 
 def findings(group: Group, seen: Snapshot) -> Iterator[Finding]:

@@ -345,9 +345,9 @@ class Loop:
         for failure in failures:
             if isinstance(failure.error, SubnetTakenError) and isinstance(failure.action, CreateNetwork):
                 self._bad_subnets.add(str(failure.action.subnet))
-            # What the daemon has no right to is a problem of the host, said once.
-            cut = isinstance(failure.action, CutAction | CutForwarded)
-            if cut and not isinstance(failure.error, MissingRightsError):
+            if isinstance(failure.error, MissingRightsError):  # of the host, and said once
+                self._cut_faults[str(failure.error)] = Problem("host", str(failure.error))
+            elif isinstance(failure.action, CutAction | CutForwarded):
                 self._cut_faults[failure.action.what] = _cut_problem(failure)
         return failures
 

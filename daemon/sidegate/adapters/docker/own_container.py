@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sidegate.adapters.docker.client import EngineAnswerError, EngineClient
-from sidegate.adapters.docker.documents import ContainerDocument
-from sidegate.core.guest import OwnContainer
+from sidegate.adapters.docker.documents import ContainerDocument, EndpointDocument
+from sidegate.core.guest import VISITOR, OwnContainer
 from sidegate.errors import EngineUnavailableError, SettingsError
 
 AUTO, NONE = "auto", "none"
@@ -48,7 +48,7 @@ async def find_own_container(docker_host: str, given: str = AUTO, *, proc: Path 
             if document := await _asked(client, name):
                 found = await _owner_of_network(client, document)
                 if _is_here(found, document, proc):
-                    return None if found.host_config.network_mode == "host" else _described(found, outer)
+                    return None if found.host_config.network_mode == "host" else described(found, outer)
     finally:
         client.close()
     if given != AUTO:
@@ -141,8 +141,11 @@ def _bindable(address: str) -> bool:
     return True
 
 
-def _described(document: ContainerDocument, outer: int) -> OwnContainer:
-    networks = (document.network_settings.networks or {}).values()
+def described(document: ContainerDocument, outer: int) -> OwnContainer:
+    """As it was started: a daemon that was killed is still a guest elsewhere, and containers there could pretend to be
+    the bridge."""
+    endpoints = (document.network_settings.networks or {}).values()
+    networks = [e for e in endpoints if not _is_visit(e)]
     return OwnContainer(
         document.id,
         document.name.removeprefix("/"),
@@ -155,3 +158,8 @@ def _described(document: ContainerDocument, outer: int) -> OwnContainer:
         ),
         outer,
     )
+
+
+def _is_visit(endpoint: EndpointDocument) -> bool:
+    names = (*(endpoint.aliases or ()), *(endpoint.dns_names or ()))
+    return any(name.endswith(VISITOR) for name in names)

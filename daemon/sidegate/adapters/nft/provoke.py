@@ -28,7 +28,7 @@ def provoke(flows: Iterable[Flow]) -> None:
     ):
         for flow in flows:
             with contextlib.suppress(OSError):
-                raw.sendto(_segment(flow), (flow.source[0], 0))
+                raw.sendto(_segment(flow), socket.MSG_DONTWAIT, (flow.source[0], 0))
 
 
 def _segment(flow: Flow) -> bytes:

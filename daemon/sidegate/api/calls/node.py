@@ -1,4 +1,4 @@
-"""The calls of the daemon itself: status, events, audit, purge."""
+"""The calls of the daemon itself: status, events, audit, metrics, purge."""
 
 from sidegate.api import schemas
 from sidegate.api.calls.base import Asked, Call, Text, always

@@ -7,7 +7,8 @@ from sidegate.doctor.snapshot import Snapshot
 
 LOST = {
     "CAP_NET_ADMIN": "no fast path between containers, no forwarding by the kernel, no cutting of sessions",
-    "CAP_NET_RAW": "rules of iptables-legacy are not seen: where a host has some, workers carry external connections",
+    "CAP_NET_RAW": "rules of iptables-legacy are not seen: where a host has some, workers carry external connections; "
+    "and a client may not hear of the end of a session that was cut",
     "CAP_SYS_ADMIN": "the network namespaces of containers cannot be entered: PostgreSQL is not at 3306, and sessions "
     "end by the database's own KILL",
     "CAP_SYS_PTRACE": "the network namespaces of other users' processes cannot be entered",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from sidegate import __version__
-from sidegate.doctor.findings import Check, Told, fault, warning
+from sidegate.doctor.findings import Check, Told, fault, quoted, warning
 from sidegate.doctor.openings import openings
 from sidegate.doctor.snapshot import Engine, NotSeenError, Snapshot, Unseen
 
@@ -23,7 +23,7 @@ def answers(seen: Snapshot) -> Iterator[Told]:
         if daemon.status.engine_fault:
             yield fault(f"the daemon has lost the engine: {daemon.status.engine_fault}", advice="See the group engine.")
     elif daemon.file == "other":
-        yield fault(f"{daemon.path} is there and is not a socket", command=f"rm {daemon.path}")
+        yield fault(f"{daemon.path} is there and is not a socket", command=f"rm {quoted(daemon.path)}")
     elif daemon.fault and not daemon.stale:
         yield fault(daemon.fault, advice="See its log; end and start it again if it goes on.")
     elif daemon.holder:
@@ -36,7 +36,7 @@ def answers(seen: Snapshot) -> Iterator[Told]:
 
 def stale_socket(seen: Snapshot) -> Iterator[Told]:
     if seen.daemon.stale and not seen.daemon.holder:
-        yield warning(f"{seen.daemon.path} is left of a daemon that is gone", command=f"rm {seen.daemon.path}")
+        yield warning(f"{seen.daemon.path} is left of a daemon that is gone", command=f"rm {quoted(seen.daemon.path)}")
 
 
 def problems(seen: Snapshot) -> Iterator[Told]:

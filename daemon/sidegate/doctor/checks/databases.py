@@ -1,12 +1,11 @@
 """Databases that can be reached past Sidegate."""
 
-import shlex
 from collections.abc import Iterator
 
 from sidegate.core.compose import database_engine
 from sidegate.core.desired import exposures
 from sidegate.core.labels import discover
-from sidegate.doctor.findings import Check, Told, warning
+from sidegate.doctor.findings import Check, Told, quoted, reference, warning
 from sidegate.doctor.openings import openings, rules
 from sidegate.doctor.snapshot import Snapshot, known
 
@@ -19,11 +18,12 @@ def labelled(seen: Snapshot) -> Iterator[Told]:
     found = discover(state.containers, own).databases
     for problem in openings(seen):
         container = found[problem.subject].container.name
-        networks = [n for n in exposures(found[problem.subject], state, own) if f"through {n} " in problem.text]
+        exposed = [n for n in exposures(found[problem.subject], state, own) if f"through {n} " in problem.text]
+        networks = [network for network in state.networks if network.name in exposed[:1]]
         if networks:
             yield warning(
                 str(problem),
-                command=shlex.join(("docker", "network", "disconnect", networks[0], container)),
+                command=f"docker network disconnect {reference(networks[0])} {quoted(container)}",
                 advice=f"While a daemon runs, which has it at home; who uses it there needs `sidegate connect APP "
                 f"{problem.subject}` first.",
             )

@@ -1,10 +1,9 @@
 """The Docker engine: whether it answers, which one it is, and how it is set up."""
 
-import shlex
 from collections.abc import Iterator
 
 from sidegate.adapters.docker.client import NEWEST_API
-from sidegate.doctor.findings import Check, Told, fault, warning
+from sidegate.doctor.findings import Check, Told, fault, quoted, warning
 from sidegate.doctor.snapshot import AS_ROOT, NotSeenError, Snapshot, Unseen, known
 
 TESTED_API = "1.41"
@@ -35,7 +34,7 @@ def reachable(seen: Snapshot) -> Iterator[Told]:
         case "denied" if reach.group:
             yield fault(
                 f"you may not use {here}, which is for the group {reach.group}",
-                command=f"sudo usermod -aG {shlex.quote(reach.group)} {shlex.quote(seen.viewer.name)}",
+                command=f"sudo usermod -aG {quoted(reach.group)} {quoted(seen.viewer.name)}",
                 advice="Then log in again.",
             )
         case "denied":
@@ -99,8 +98,7 @@ def swarm(seen: Snapshot) -> Iterator[Told]:
     if known(seen.engine).swarm:
         yield warning(
             "the engine is part of a swarm, whose tasks Sidegate leaves out",
-            command="docker swarm leave --force",
-            advice="Only where no service is needed: `docker service ls` must be empty.",
+            advice="Where `docker service ls` is empty on its managers, `docker swarm leave` ends that.",
         )
 
 
@@ -112,7 +110,8 @@ def live_restore(seen: Snapshot) -> Iterator[Told]:
     if engine.config_file:
         yield warning(text, advice=f'Add "live-restore": true to {CONFIG}, then `systemctl reload docker`.')
     else:
-        command = f"""mkdir -p /etc/docker && echo '{{"live-restore": true}}' > {CONFIG} && systemctl reload docker"""
+        make = f"""test ! -e {CONFIG} && mkdir -p /etc/docker && echo '{{"live-restore": true}}' > {CONFIG}"""
+        command = f"{make} && systemctl reload docker"
         yield warning(text, command=command)
 
 

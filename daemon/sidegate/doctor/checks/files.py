@@ -1,9 +1,8 @@
 """Who may read the state, the control socket and private keys; room on the disks."""
 
-import shlex
 from collections.abc import Iterator
 
-from sidegate.doctor.findings import Check, Told, fault, warning
+from sidegate.doctor.findings import Check, Told, fault, quoted, warning
 from sidegate.doctor.snapshot import File, Snapshot, known
 
 OTHERS = 0o077
@@ -37,7 +36,7 @@ def _private(file: File, mode: int, why: str) -> Iterator[Told]:
     if file.mode & OTHERS:
         yield fault(
             f"{file.path} has mode {file.mode:04o}, and {why}: {mode:04o} is right",
-            command=f"chmod {mode:o} {shlex.quote(str(file.path))}",
+            command=f"chmod {mode:o} {quoted(file.path)}",
         )
 
 
@@ -46,7 +45,7 @@ def _owned(seen: Snapshot, file: File) -> Iterator[Told]:
     if file.uid not in (0, seen.viewer.uid, seen.daemon.uid):
         yield fault(
             f"{file.path} belongs to uid {file.uid}, who can change what the daemon does",
-            command=f"chown {seen.viewer.uid}: {shlex.quote(str(file.path))}",
+            command=f"chown {seen.viewer.uid}: {quoted(file.path)}",
         )
 
 
@@ -54,7 +53,7 @@ def control(seen: Snapshot) -> Iterator[Told]:
     if seen.files.control is None:
         return
     file = known(seen.files.control)
-    path = shlex.quote(str(file.path))
+    path = quoted(file.path)
     if file.mode & 0o007:
         yield fault(f"{file.path} has mode {file.mode:04o}: anybody may drive the daemon", command=f"chmod 660 {path}")
     elif file.mode & 0o660 != 0o660:

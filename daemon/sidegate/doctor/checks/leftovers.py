@@ -1,6 +1,5 @@
 """What daemons have left behind: networks, rules and containers of an instance that no daemon runs for."""
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from sidegate.adapters.host import CHAIN, COMMENT_PREFIX
@@ -9,14 +8,15 @@ from sidegate.core.labels import INSTANCE, MANAGED
 from sidegate.core.model import DEFAULT_INSTANCE
 from sidegate.core.rollout import NEXT, OLD
 from sidegate.doctor.checks.firewall import docker_user_rules, our_tables
-from sidegate.doctor.findings import Check, Told, warning
+from sidegate.doctor.findings import Check, Told, quoted, warning
 from sidegate.doctor.snapshot import Snapshot, known
 
 SHOWN = 3
 ALL_OF = """\
-names=$(docker network ls --format '{{{{.Name}}}}' --filter label={managed}=true --filter label={label}={instance})
-for network in $names; do
-  docker ps -aq --filter network=$network | xargs -r -n1 docker network disconnect -f $network
+networks=$(docker network ls -q --filter label={managed}=true --filter label={label}={instance})
+for network in $networks; do
+  name=$(docker network inspect -f '{{{{.Name}}}}' $network)
+  docker ps -aq --filter network="$name" | xargs -r -n1 docker network disconnect -f -- "$name"
   docker network rm $network
 done"""
 
@@ -36,7 +36,7 @@ def networks(seen: Snapshot) -> Iterator[Told]:
             why = "no daemon of that instance runs"
         yield warning(
             f"{_some(names)} of instance {instance} {'is' if len(names) == 1 else 'are'} left over: {why}",
-            command=ALL_OF.format(managed=MANAGED, label=INSTANCE, instance=shlex.quote(instance)),
+            command=ALL_OF.format(managed=MANAGED, label=INSTANCE, instance=quoted(instance)),
             advice="Not where that daemon is only stopped for a while: its apps and databases would lose each other "
             "until it runs again.",
         )
@@ -47,7 +47,7 @@ def tables(seen: Snapshot) -> Iterator[Told]:
     for instance, (name,) in _gone(seen, found):
         yield warning(
             f"the nftables table {name} is left of instance {instance}, whose daemon does not run; it lets nobody in",
-            command=f"nft delete table ip {shlex.quote(name)}",
+            command=f"nft delete table ip {quoted(name)}",
         )
 
 
@@ -56,7 +56,7 @@ def accepts(seen: Snapshot) -> Iterator[Told]:
     for rule in docker_user_rules(known(seen.firewall)):
         comment = next((word for word in rule if word.startswith(COMMENT_PREFIX)), "")
         if comment:
-            command = shlex.join(("iptables", "-D", CHAIN, *rule))
+            command = " ".join(map(quoted, ("iptables", "-D", CHAIN, *rule)))
             found.setdefault(comment.removeprefix(COMMENT_PREFIX).partition(":")[0], []).append(command)
     for instance, commands in _gone(seen, found):
         count = f"{len(commands)} rule{'s' if len(commands) > 1 else ''}"

@@ -1,6 +1,5 @@
 """Addresses: our pool beside everything else that has some, Docker's own pools, and the size of packets."""
 
-import shlex
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from itertools import islice
@@ -9,7 +8,7 @@ from sidegate.adapters.host import OUR_DEVICES
 from sidegate.core.desired import is_ours
 from sidegate.core.labels import INSTANCE, MANAGED
 from sidegate.core.subnets import free_subnets
-from sidegate.doctor.findings import Check, Told, fault, warning
+from sidegate.doctor.findings import Check, Told, fault, quoted, reference, warning
 from sidegate.doctor.openings import rules
 from sidegate.doctor.snapshot import Engine, HostRoute, Snapshot, known
 
@@ -34,23 +33,22 @@ CUSTOMARY = IPv4Network("10.0.0.0/10")
 
 
 def routes(seen: Snapshot) -> Iterator[Told]:
-    pool = seen.settings.internal_pool
     for route in _foreign(seen):
-        if route.network.overlaps(pool) and not _is_tunnel(seen, route.device):
-            command = f"ip route del {route.network} dev {shlex.quote(route.device)}" if route.given else ""
+        if not _is_tunnel(seen, route.device):
+            command = f"ip route del {route.network} dev {quoted(route.device)}" if route.given else ""
             yield _overlap(seen, f"this host routes {route.network} to {route.device}", route, command)
 
 
 def tunnels(seen: Snapshot) -> Iterator[Told]:
-    pool = seen.settings.internal_pool
     for route in _foreign(seen):
-        if route.network.overlaps(pool) and _is_tunnel(seen, route.device):
-            command = f"ip link set {shlex.quote(route.device)} down"
+        if _is_tunnel(seen, route.device):
+            command = f"ip link set {quoted(route.device)} down"
             yield _overlap(seen, f"the VPN device {route.device} has {route.network}", route, command)
 
 
 def _overlap(seen: Snapshot, what: str, route: HostRoute, command: str) -> Told:
-    pool, advice = seen.settings.internal_pool, _elsewhere(seen)
+    pool = seen.settings.internal_pool
+    advice = f"{'Not where you, or others, come by it. ' if command else ''}{_elsewhere(seen)}"
     if pool.subnet_of(route.network):
         return fault(f"{what}, and all of internal_pool ({pool}) lies in it", command=command, advice=advice)
     return warning(f"{what}, which lies in internal_pool ({pool})", command=command, advice=advice)
@@ -66,13 +64,17 @@ def _elsewhere(seen: Snapshot) -> str:
 
 
 def _foreign(seen: Snapshot) -> list[HostRoute]:
-    """Routes that neither we nor the engine made, the widest of each device."""
-    taken = _docker_subnets(seen) if isinstance(seen.engine, Engine) else []
+    """Routes into the pool that neither we nor the engine made, the widest of each device."""
+    pool, taken = seen.settings.internal_pool, _docker_subnets(seen) if isinstance(seen.engine, Engine) else []
+    into = [r for r in known(seen.routes) if r.network.prefixlen and r.network.overlaps(pool)]
     found: list[HostRoute] = []
-    for route in sorted(known(seen.routes), key=lambda r: r.network.prefixlen):
+    for route in sorted(into, key=lambda r: r.network.prefixlen):
         covered = any(route.device == wider.device and route.network.subnet_of(wider.network) for wider in found)
-        engine = any(route.network.subnet_of(subnet) for subnet in taken) or route.device.startswith(OF_ENGINE)
-        if route.network.prefixlen and not (route.device.startswith(OUR_DEVICES) or covered or engine):
+        if not (
+            route.device.startswith((OUR_DEVICES, *OF_ENGINE))
+            or covered
+            or any(route.network.subnet_of(subnet) for subnet in taken)
+        ):
             found.append(route)
     return found
 
@@ -101,7 +103,7 @@ def networks(seen: Snapshot) -> Iterator[Told]:
                 other = network.labels.get(INSTANCE, "")
                 yield told(f"{text}: it is the daemon's of instance {other}", advice="Give each a pool of its own.")
             else:
-                command = f"docker network rm {shlex.quote(network.name)}"
+                command = f"docker network rm {reference(network)}"
                 yield told(text, command=command, advice=_elsewhere(seen))
 
 
@@ -110,7 +112,7 @@ def room(seen: Snapshot) -> Iterator[Told]:
     taken = {subnet for network in state.networks for subnet in network.subnets}
     taken |= {str(r.network) for r in known(seen.routes) if r.network.prefixlen and r.network.prefixlen < 32}
     total = 1 << (settings.internal_subnet - settings.internal_pool.prefixlen)
-    free = sum(1 for _ in free_subnets(settings.internal_pool, settings.internal_subnet, taken))
+    free = sum(1 for _ in islice(free_subnets(settings.internal_pool, settings.internal_subnet, taken), FEW))
     wider = "Set a wider internal_pool, or a longer internal_subnet; networks that are there stay as they are."
     if not free:
         yield fault(f"internal_pool ({settings.internal_pool}) is used up: nothing more can be connected", advice=wider)

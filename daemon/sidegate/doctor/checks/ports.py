@@ -1,8 +1,8 @@
 """Ports that the daemon listens on, or gives to external connections."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from sidegate.doctor.findings import Check, Told, fault, warning
+from sidegate.doctor.findings import Check, Told, fault, quoted, warning
 from sidegate.doctor.snapshot import AS_ROOT, Engine, Listener, NotSeenError, Publication, Snapshot, Unseen, known
 
 SHOWN = 5
@@ -34,7 +34,7 @@ def _held(seen: Snapshot, setting: str, port: int) -> Iterator[Told]:
         if publication.port == port:
             yield fault(
                 f"container {publication.container} publishes port {port}, which {setting} says is the daemon's",
-                command=f"docker stop {publication.container}",
+                command=f"docker stop {quoted(publication.container)}",
                 advice=f"And make it anew without -p: the daemon leads to it. Or choose another {setting}.",
             )
             return
@@ -45,7 +45,8 @@ def _held(seen: Snapshot, setting: str, port: int) -> Iterator[Told]:
             who = listener.holder or "a process that only root can see"
             yield fault(
                 f"port {port} ({setting}) is held by {who}",
-                command=f"kill {listener.pid}" if listener.pid else f"sudo ss -ltnp 'sport = :{port}'",
+                # The first process listens for others (systemd's sockets).
+                command=f"kill {listener.pid}" if listener.pid > 1 else f"sudo ss -ltnp 'sport = :{port}'",
                 advice=f"Better stop the service that it belongs to, for good; or choose another {setting}.",
             )
 
@@ -91,12 +92,23 @@ def outgoing(seen: Snapshot) -> Iterator[Told]:
     shared = range(max(ports.start, local.start), min(ports.stop, local.stop))
     if any(port not in kernel.reserved_ports for port in shared):
         span = f"{shared.start}-{shared.stop - 1}"
-        kept = ",".join((*(str(port) for port in sorted(kernel.reserved_ports)), span))
+        kept = _ranges({*kernel.reserved_ports, *shared})
         yield warning(
             f"the kernel gives out {span} of external_ports to outgoing connections (net.ipv4.ip_local_port_range), "
             "so that one of them may be taken when a database needs it",
             command=f"sysctl -w net.ipv4.ip_local_reserved_ports={kept}",
         )
+
+
+def _ranges(ports: Iterable[int]) -> str:
+    """As the kernel takes them: 80,30000-30999."""
+    found: list[range] = []
+    for port in sorted(ports):
+        if found and found[-1].stop == port:
+            found[-1] = range(found[-1].start, port + 1)
+        else:
+            found.append(range(port, port + 1))
+    return ",".join(str(span.start) if len(span) == 1 else f"{span.start}-{span.stop - 1}" for span in found)
 
 
 CHECKS = (

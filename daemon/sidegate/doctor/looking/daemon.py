@@ -129,5 +129,5 @@ def lock_holder(directory: Path) -> int | None:
     for line in read(LOCKS).splitlines():
         words = line.split()
         if "FLOCK" in words and wanted in words:
-            return int(words[words.index(wanted) - 1])
+            return max(0, int(words[words.index(wanted) - 1]))
     return 0

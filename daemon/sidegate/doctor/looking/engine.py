@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import grp
-import os
 import shutil
 import socket
 from collections.abc import Mapping
@@ -116,7 +115,7 @@ async def look(docker_host: str) -> tuple[Reach, Engine | Unseen]:
         userland_proxy=await asyncio.to_thread(_userland_proxy),
         root_dir=info.docker_root_dir,
         firewall=info.firewall_backend.driver.partition("+")[0] if info.firewall_backend else "",
-        config_file=contained() or os.access(CONFIG, os.F_OK),
+        config_file=contained() or may_be(CONFIG),
         pools=tuple(_pools(info)),
         mtus=_mtus(networks),
         publications=_publications(rows),
@@ -185,6 +184,17 @@ def _group(path: Path) -> str:
         return grp.getgrgid(found.st_gid).gr_name if found.st_gid and found.st_mode & 0o060 == 0o060 else ""
     except (OSError, KeyError):
         return ""
+
+
+def may_be(path: Path) -> bool:
+    """Whether it is there, or cannot be seen from here."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _userland_proxy() -> bool:

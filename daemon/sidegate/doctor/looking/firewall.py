@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 
 from sidegate.adapters.nft.commands import Commands
 from sidegate.doctor.snapshot import AS_ROOT, Firewall, Unseen, Viewer
@@ -19,8 +20,8 @@ async def look(viewer: Viewer) -> Firewall | Unseen:
     try:
         variant, iptables = await asyncio.gather(commands.output("iptables", "-V"), commands.output("iptables", *RULES))
         legacy, ruleset = await asyncio.gather(_legacy(commands), _ruleset(commands))
-    except HostToolError as error:
-        return Unseen(str(error))
+    except (HostToolError, ValueError, KeyError) as error:
+        return Unseen(str(error) if isinstance(error, HostToolError) else "nft's answer cannot be read")
     nf_tables = "nf_tables" in variant
     return Firewall(
         iptables=iptables,
@@ -41,10 +42,9 @@ async def _legacy(commands: Commands) -> str:
 
 
 async def _ruleset(commands: Commands) -> list[dict[str, object]]:
-    try:
-        return list(json.loads(await commands.output("nft", "-j", "-t", "list", "ruleset"))["nftables"])
-    except HostToolError:
-        return []  # that nft is missing is said elsewhere
+    if shutil.which("nft") is None:
+        return []  # which is said elsewhere
+    return list(json.loads(await commands.output("nft", "-j", "-t", "list", "ruleset"))["nftables"])
 
 
 def _manager(iptables: str, ruleset: list[dict[str, object]]) -> str:

@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import shutil
-import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
@@ -161,22 +160,25 @@ async def _synchronised() -> bool | None:
     return {"yes": True, "no": False}.get(said.get("NTPSynchronized", ""))
 
 
-async def unresolved(base_domain: str, apps: Iterable[str]) -> tuple[str, ...]:
+async def unresolved(base_domain: str, apps: Iterable[str]) -> tuple[str, ...] | Unseen:
     """Which names of apps do not lead to loopback, a few at most; none where base_domain is not below localhost."""
     if base_domain.rpartition(".")[2] != "localhost":
         return ()
+    if shutil.which("getent") is None:
+        return Unseen("`getent` is not installed, which looks names up")
     names = [f"{app}.{base_domain}" for app in sorted(apps)[:ASKED]] or [f"{PROBE}.{base_domain}"]
     found = await asyncio.gather(*map(_is_loopback, names))
     return tuple(name for name, here in zip(names, found, strict=True) if not here)[:NAMES]
 
 
 async def _is_loopback(name: str) -> bool:
+    """By a process, which can be ended: a resolver's thread waits for name servers that do not answer."""
     try:
-        async with asyncio.timeout(RESOLVE_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(name, 80, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError):
+        found = await Tools(deadline=RESOLVE_SECONDS).run("getent", "ahosts", name)
+    except HostToolError:
         return False
-    return all(ip_address(entry[4][0]).is_loopback for entry in found)
+    addresses = [line.split()[0] for line in found.output.splitlines()]
+    return bool(addresses) and all(ip_address(address).is_loopback for address in addresses)
 
 
 def missing_tools() -> tuple[str, ...]:

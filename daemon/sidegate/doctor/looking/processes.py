@@ -77,6 +77,9 @@ def _settings(pid: int) -> Settings | None:
         words = _words(process / "cmdline")
         given = config_option(words)
         path = inside / given.lstrip("/") if given.startswith("/") else process / "cwd" / given
+        chosen = path if given else default
+        if chosen.exists() and not chosen.is_file():
+            return None  # whoever runs containers may claim to be a daemon, and a pipe would be read for ever
         if "--dev" in words:
             return development_settings(path if given else None, environ)
         return load(path if given else default if default.exists() else None, environ)
