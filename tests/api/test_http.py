@@ -106,6 +106,7 @@ async def test_answers_are_what_the_document_says(node: MemoryDaemon) -> None:
         ("GET", "/v1/audit?limit=0", b"", 422, "invalid", "between 1 and 1000"),
         ("GET", "/v1/audit?within=soon", b"", 422, "invalid", "'soon' is not a time"),
         ("GET", "/v1/events?limit=0", b"", 422, "invalid", "between 1 and 1000"),
+        ("GET", "/v1/events?since=null", b"", 422, "invalid", "since is 'null'"),
         ("GET", "/v1/events?kind=ap", b"", 422, "invalid", "did you mean app?"),
         ("GET", "/v1/status", b"{}", 422, "invalid", "takes no body"),
         ("PATCH", "/v1/apps/shop", b"{}", 422, "invalid", "nothing to change"),

@@ -42,12 +42,6 @@ DEVELOPMENT = {
 }
 """What `--dev` sets otherwise than a node has it; the tests are about the same daemon."""
 
-NO_REAL_TIME = {}
-if Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists():
-    NO_REAL_TIME["newcomers held"] = (
-        "a container has no real-time priority on this kernel (RT_GROUP_SCHED), and is too late on a busy machine"
-    )
-
 LACKS: Mapping[str, Mapping[str, str]] = {
     "host": {},
     "dev": {
@@ -58,11 +52,9 @@ LACKS: Mapping[str, Mapping[str, str]] = {
         "newcomers held": "to stop a container's process until its networks are there takes root",
     },
     "image": {
-        **NO_REAL_TIME,
         "an engine that restarts": "the daemon's own container stops with an engine that has no live-restore",
     },
     "bridge": {
-        **NO_REAL_TIME,
         "the kernel's forwarder": "the daemon's container has a network of its own, and rules there are not the host's",
         "IPv6": "its ports are published for IPv4 alone: over IPv6 Docker would show strangers as if they were here",
         "clients of this machine": "Docker shows them as its own gateway, and not as loopback",

@@ -201,9 +201,13 @@ def _decode_query(request: web.Request, call: Call) -> object:
     if len(set(request.query)) != len(request.query):
         raise InvalidInputError("the query names a parameter twice")
     try:
-        return msgspec.convert(dict(request.query), call.query, strict=False)
+        query = msgspec.convert(dict(request.query), call.query, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInputError(f"the query is wrong: {error}") from None
+    for name, text in request.query.items():  # msgspec takes the word null for nothing
+        if getattr(query, name, text) is None:
+            raise InvalidInputError(f"the query is wrong: {name} is {text!r}; leave it out for none")
+    return query
 
 
 async def _decode_body(request: web.Request, call: Call) -> object:
