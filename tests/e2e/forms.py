@@ -22,8 +22,6 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
-from sidegate.settings import DEFAULTS
-
 SIDEGATE = str(Path(sys.executable).parent / "sidegate")
 IMAGE = "sidegate"
 USER = 60914
@@ -152,10 +150,8 @@ def start(form: str, launch: Launch) -> Process:
         return Contained(launch, bridge=form == "bridge")
     command, environ = [SIDEGATE, "run"], dict(launch.environ)
     if form == "dev":
-        command = [*as_user(), user_python(), "-P", "-m", "sidegate", "run"]
-        if hasattr(DEFAULTS, "listen"):
-            command.append("--dev")
-            environ = DEVELOPMENT | environ
+        command = [*as_user(), user_python(), "-P", "-m", "sidegate", "run", "--dev"]
+        environ = DEVELOPMENT | environ
         environ = {key: value for key, value in environ.items() if not key.startswith("XDG_")}
         environ |= {"HOME": str(launch.directory)}
     elif launch.without:

@@ -1,6 +1,7 @@
 """Events of real changes on a daemon of its own, followed by the command line over a restart of the daemon."""
 
 import json
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -105,7 +106,7 @@ def test_a_worker_that_dies_is_told(own: Node) -> None:
 
 def test_a_pipe_that_nobody_reads_any_more_ends_it_quietly(own: Node) -> None:
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {SIDEGATE} events -f --limit 1000 | head -n 1"],
+        ["bash", "-c", f"set -o pipefail; {shlex.quote(SIDEGATE)} events -f --limit 1000 | head -n 1"],
         capture_output=True,
         text=True,
         timeout=60,

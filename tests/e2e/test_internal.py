@@ -9,7 +9,8 @@ from websockets.sync.client import connect as websocket
 
 from e2e.node import PASSWORD, Node, run, wait_for
 
-CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 3306), 2)"
+CONNECT = "import socket, sys; sys.exit(not socket.create_connection((sys.argv[1], 3306), 2).recv(1))"
+"""A server greets; a network's gateway may take connections to any address."""
 # A client that runs one statement and exits 7 when its connection breaks meanwhile.
 CLIENT = """
 import os, sys, time, pymysql
