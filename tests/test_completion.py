@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,7 @@ async def complete(node: MemoryDaemon, line: str) -> list[str]:
 def bash(line: str, runtime_dir: Path) -> list[str]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("SIDEGATE_")}
     done = subprocess.run(
-        ["bash", "--norc", "-c", ASK.format(sidegate=SIDEGATE), "bash", line],
+        ["bash", "--norc", "-c", ASK.format(sidegate=shlex.quote(SIDEGATE)), "bash", line],
         capture_output=True,
         text=True,
         timeout=30,
