@@ -22,6 +22,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
+import sidegate
+
 SIDEGATE = str(Path(sys.executable).parent / "sidegate")
 IMAGE = "sidegate"
 USER = 60914
@@ -195,10 +197,16 @@ def user_python() -> str:
     atexit.register(shutil.rmtree, own, ignore_errors=True)
     own.chmod(0o755)
     subprocess.run([system, "-m", "venv", "--without-pip", str(own)], check=True)
-    packages = Path(sys.prefix) / "lib" / version / "site-packages"
+    packages, there = (Path(place) / "lib" / version / "site-packages" for place in (sys.prefix, own))
     line = f"import site; site.addsitedir({str(packages)!r})\n"
-    (own / "lib" / version / "site-packages" / "sidegate-tests.pth").write_text(line)
-    return str(own / "bin/python")
+    (there / "sidegate-tests.pth").write_text(line)
+    probe[-1] = python = str(own / "bin/python")
+    if subprocess.run(probe, capture_output=True, check=False).returncode != 0:  # the checkout is out of reach, too
+        (there / "sidegate-tests.pth").unlink()
+        shutil.copytree(packages, there, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__editable__*", "*.pth"))
+        shutil.copytree(Path(sidegate.__file__).parent, there / "sidegate")
+        subprocess.run(["chmod", "-R", "a+rX", str(there)], check=True)
+    return python
 
 
 # --- from the image --------------------
