@@ -43,8 +43,7 @@ from sidegate.api.world import World
 from sidegate.core.database_engines import DATABASE_ENGINES
 from sidegate.core.desired import home_network
 from sidegate.core.guest import KERNEL_FAULT, LOST_SIGHT, UNKNOWN_HOST, OwnContainer
-from sidegate.core.model import DatabaseDetails, Rules
-from sidegate.core.routes import Policy
+from sidegate.core.model import DatabaseDetails
 from sidegate.development import development_settings, greeting, ordinary_user_hint
 from sidegate.errors import LoginFailedError, PortInUseError, SettingsError, SidegateError
 from sidegate.proxy import ports, privileges
@@ -126,7 +125,7 @@ async def serve(settings: Settings, manager: ServiceManager, *, development: boo
         external_host = settings.external_host
         if own and not external_host:
             external_host = await host.address() or UNKNOWN_HOST
-        rules = replace(_rules(settings), namespaces=root, self_id=own.id if own else "")
+        rules = replace(settings.rules(), namespaces=root, self_id=own.id if own else "")
 
         async def locate(name: str) -> Location:
             database = loop.desired.discovery.databases.get(name)
@@ -250,29 +249,6 @@ async def serve(settings: Settings, manager: ServiceManager, *, development: boo
             manager.stopping(settings.drain_seconds + STOP_SECONDS)
             for task in running:
                 task.cancel()
-
-
-def _rules(settings: Settings) -> Rules:
-    return Rules(
-        instance=settings.instance,
-        base_domain=settings.base_domain,
-        isolation=settings.isolation,
-        trust_image_labels=settings.trust_image_labels,
-        pool=settings.internal_pool,
-        subnet_prefix=settings.internal_subnet,
-        policy=Policy(
-            max_body=settings.max_body_bytes,
-            connect=settings.connect_seconds,
-            response=settings.response_seconds,
-            body=settings.body_seconds,
-            websocket_idle=settings.websocket_idle_seconds,
-        ),
-        default_app=settings.default_app,
-        tls=bool(settings.https_port),
-        forwarder=settings.forwarder,
-        discover=settings.discover,
-        loopback=settings.listen == "loopback",
-    )
 
 
 def _certificates(settings: Settings) -> Certificates:

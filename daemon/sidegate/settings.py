@@ -14,7 +14,8 @@ from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from sidegate.core.model import DEFAULT_POOL, FORWARDERS, NAME_PATTERN, name_fault
+from sidegate.core.model import DEFAULT_POOL, FORWARDERS, NAME_PATTERN, Rules, name_fault
+from sidegate.core.routes import Policy
 from sidegate.errors import SettingsError
 
 DEFAULT_FILE = Path("/etc/sidegate/sidegate.toml")
@@ -244,6 +245,29 @@ class Settings:
     metrics_listen: Annotated[str, _listen_address] = ""
     access_log: Annotated[str, _log_file] = ""
     access_log_sample: Annotated[int, _number(1, 1_000_000)] = 1
+
+    def rules(self) -> Rules:
+        """What the core needs of them."""
+        return Rules(
+            instance=self.instance,
+            base_domain=self.base_domain,
+            isolation=self.isolation,
+            trust_image_labels=self.trust_image_labels,
+            pool=self.internal_pool,
+            subnet_prefix=self.internal_subnet,
+            policy=Policy(
+                max_body=self.max_body_bytes,
+                connect=self.connect_seconds,
+                response=self.response_seconds,
+                body=self.body_seconds,
+                websocket_idle=self.websocket_idle_seconds,
+            ),
+            default_app=self.default_app,
+            tls=bool(self.https_port),
+            forwarder=self.forwarder,
+            discover=self.discover,
+            loopback=self.listen == "loopback",
+        )
 
 
 DEFAULTS = Settings()

@@ -14,7 +14,6 @@ from sidegate.doctor.checks import GROUPS
 from sidegate.doctor.checks.ports import listening_settings
 from sidegate.doctor.findings import Finding, findings
 from sidegate.doctor.looking import daemon, engine, files, firewall, host, ports, processes
-from sidegate.doctor.openings import rules
 from sidegate.doctor.snapshot import Engine, Snapshot, Unseen
 from sidegate.errors import SettingsError
 from sidegate.settings import DEFAULT_FILE, DEFAULTS, Settings, load
@@ -96,7 +95,7 @@ async def _look(chosen: Chosen, *, given: bool) -> Snapshot:
         asyncio.to_thread(daemon.apps, control) if pid else asyncio.sleep(0, []),
     )
     if not pid and isinstance(seen_engine, Engine):
-        apps = list(discover(seen_engine.state.containers, rules(base)).apps)
+        apps = list(discover(seen_engine.state.containers, settings.rules()).apps)
     return Snapshot(
         settings=settings,
         settings_faults=faults,

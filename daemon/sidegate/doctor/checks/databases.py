@@ -6,7 +6,7 @@ from sidegate.core.compose import database_engine
 from sidegate.core.desired import exposures
 from sidegate.core.labels import discover
 from sidegate.doctor.findings import Check, Told, quoted, reference, warning
-from sidegate.doctor.openings import openings, rules
+from sidegate.doctor.openings import openings
 from sidegate.doctor.snapshot import Snapshot, known
 
 LOOPBACK = ("127.", "::1")
@@ -14,7 +14,7 @@ LOOPBACK = ("127.", "::1")
 
 def labelled(seen: Snapshot) -> Iterator[Told]:
     """What the daemon says of them, too, and a command where one is enough."""
-    state, own = known(seen.engine).state, rules(seen)
+    state, own = known(seen.engine).state, seen.settings.rules()
     found = discover(state.containers, own).databases
     for problem in openings(seen):
         container = found[problem.subject].container.name
@@ -35,7 +35,8 @@ def labelled(seen: Snapshot) -> Iterator[Told]:
 def strangers(seen: Snapshot) -> Iterator[Told]:
     """Known by their image or their variables; loopback alone is nobody's way in."""
     engine = known(seen.engine)
-    ours = {database.container.id for database in discover(engine.state.containers, rules(seen)).databases.values()}
+    labelled = discover(engine.state.containers, seen.settings.rules()).databases.values()
+    ours = {database.container.id for database in labelled}
     for container in engine.state.containers:
         kind = database_engine(container)
         if not kind or container.id in ours:
@@ -53,7 +54,7 @@ def strangers(seen: Snapshot) -> Iterator[Told]:
 def labels(seen: Snapshot) -> Iterator[Told]:
     """While a daemon answers, it says these itself."""
     if seen.daemon.status is None:
-        for problem in discover(known(seen.engine).state.containers, rules(seen)).problems:
+        for problem in discover(known(seen.engine).state.containers, seen.settings.rules()).problems:
             yield warning(str(problem), advice="Make that container anew with other labels.")
 
 

@@ -8,7 +8,6 @@ from sidegate.adapters.nft.firewall import OPTIONS, iptables_fault, nft_fault
 from sidegate.adapters.nft.forwarder import TABLES
 from sidegate.core.desired import is_ours
 from sidegate.doctor.findings import Check, Told, fault, warning
-from sidegate.doctor.openings import rules
 from sidegate.doctor.snapshot import Engine, Firewall, Snapshot, known
 
 PASSING = (None, "ACCEPT", "LOG", "NFLOG")
@@ -156,7 +155,8 @@ def ours(seen: Snapshot) -> Iterator[Told]:
     firewall, instance = known(seen.firewall), seen.settings.instance
     back = f"The daemon puts it back within {seen.settings.resync_seconds} s; if it stays away, see its log."
     comments = [word for rule in docker_user_rules(firewall) for word in rule if word.startswith(COMMENT_PREFIX)]
-    networks = any(is_ours(network, rules(seen)) for network in known(seen.engine).state.networks)
+    rules = seen.settings.rules()
+    networks = any(is_ours(network, rules) for network in known(seen.engine).state.networks)
     if networks and known(seen.kernel).bridge_filter and f"{COMMENT_PREFIX}{instance}" not in comments:
         yield warning(f"the bridge fast path's rule is not in {CHAIN}: connections are slower", advice=back)
     if seen.daemon.status.kernel:

@@ -9,7 +9,6 @@ from sidegate.core.desired import is_ours
 from sidegate.core.labels import INSTANCE, MANAGED
 from sidegate.core.subnets import free_subnets
 from sidegate.doctor.findings import Check, Told, fault, quoted, reference, warning
-from sidegate.doctor.openings import rules
 from sidegate.doctor.snapshot import Engine, HostRoute, Snapshot, known
 
 TUNNELS = frozenset({"wireguard", "tun", "ppp", "ipip", "gre", "sit", "vti", "xfrm", "l2tp"})
@@ -90,9 +89,9 @@ def _is_tunnel(seen: Snapshot, device: str) -> bool:
 
 
 def networks(seen: Snapshot) -> Iterator[Told]:
-    pool = seen.settings.internal_pool
+    pool, rules = seen.settings.internal_pool, seen.settings.rules()
     for network in known(seen.engine).state.networks:
-        if is_ours(network, rules(seen)):
+        if is_ours(network, rules):
             continue
         for subnet in network.ipv4:
             if not subnet.overlaps(pool):
@@ -144,7 +143,8 @@ def packets(seen: Snapshot) -> Iterator[Told]:
     if uplink is None:
         return
     engine = known(seen.engine)
-    own = [n for n in engine.state.networks if is_ours(n, rules(seen)) and not n.internal]
+    rules = seen.settings.rules()
+    own = [n for n in engine.state.networks if is_ours(n, rules) and not n.internal]
     sizes = {n.name: engine.mtus.get(n.name, 1500) for n in own}
     large = [n.name for n in own if sizes[n.name] > uplink.mtu]
     if large:
