@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from notify_socket import NotifySocket
 from sidegate.adapters.systemd import LONGEST_STATUS, STALL_SECONDS, ServiceManager, one_line
 
 WATCHDOG = 0.04
@@ -33,22 +33,8 @@ class Daemon:
         return self.seconds
 
 
-class Listener:
-    """The service manager's end."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
-        self.socket.setblocking(False)
-
-    def waiting(self) -> list[str]:
-        """All assignments that lie unread, in their order."""
-        found: list[str] = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                found += self.socket.recv(65536).decode().split("\n")
-        return found
+class Listener(NotifySocket):
+    """One that waits for what comes."""
 
     async def until(self, wanted: str) -> list[str]:
         """What comes until one begins with `wanted`."""

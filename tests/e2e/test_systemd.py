@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from e2e.node import Node, need_engine, run, wait_for
+from notify_socket import NotifySocket
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "config/sidegated.service"
@@ -26,22 +26,16 @@ BROKEN_OFF_AT = (1, 2, 4, 6, 9, 14, 24)
 POOL, PORTS = "10.232.0.0/20", "32800-32809"
 
 
-class Manager:
-    """The service manager's end of the notify socket."""
+class Manager(NotifySocket):
+    """One that remembers."""
 
     def __init__(self, directory: Path) -> None:
-        self.address = str(directory / "notify")
+        super().__init__(str(directory / "notify"))
         self.heard: list[str] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.address)
-        self._socket.setblocking(False)
 
     def listen(self) -> list[str]:
         """Everything that has been told since the last call."""
-        new: list[str] = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                new += self._socket.recv(65536).decode().split("\n")
+        new = self.waiting()
         self.heard += new
         return new
 
@@ -52,9 +46,6 @@ class Manager:
     def has_heard(self, wanted: str) -> Callable[[], bool]:
         """Whether that has ever come."""
         return lambda: any(line.startswith(wanted) for line in (*self.heard, *self.listen()))
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture

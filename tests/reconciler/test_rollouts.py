@@ -258,6 +258,16 @@ async def remove(node: MemoryDaemon, deployment: Deployment) -> None:
     await node.settled()
 
 
+async def remove_meanwhile(node: MemoryDaemon, there: asyncio.Event, go_on: asyncio.Event) -> None:
+    """A deployment is asked to go away once it is `there`, and only then let `go_on`."""
+    rollout = asyncio.create_task(deploy(node, V2))
+    await there.wait()
+    removal = asyncio.create_task(remove(node, V2))
+    await until("it is asked for", lambda: node.store.intent.deployments["shop"].replicas == 0)
+    go_on.set()
+    await asyncio.gather(rollout, removal)
+
+
 async def test_removing_an_app_at_the_moment_when_its_rollout_is_done(node: MemoryDaemon) -> None:
     """What is asked for while the last look is taken counts: nothing stays of an app that nobody knows any more."""
     await deploy(node, V1)
@@ -274,12 +284,7 @@ async def test_removing_an_app_at_the_moment_when_its_rollout_is_done(node: Memo
         return found
 
     node.workloads.snapshots = slow  # type: ignore[method-assign]
-    rollout = asyncio.create_task(deploy(node, V2))
-    await looking.wait()
-    removal = asyncio.create_task(remove(node, V2))
-    await until("it is asked for", lambda: node.store.intent.deployments["shop"].replicas == 0)
-    looked.set()
-    await asyncio.gather(rollout, removal)
+    await remove_meanwhile(node, looking, looked)
     assert containers(node) == {}
     assert node.store.intent.deployments == {}
 
@@ -296,12 +301,7 @@ async def test_removing_an_app_whose_rollout_has_just_failed(node: MemoryDaemon)
         return await logs(container_id, tail)
 
     node.workloads.logs = slow  # type: ignore[method-assign]
-    rollout = asyncio.create_task(deploy(node, V2))
-    await failed.wait()
-    removal = asyncio.create_task(remove(node, V2))
-    await until("it is asked for", lambda: node.store.intent.deployments["shop"].replicas == 0)
-    going_on.set()
-    await asyncio.gather(rollout, removal)
+    await remove_meanwhile(node, failed, going_on)
     assert containers(node) == {}
     assert (node.store.intent.deployments, node.store.intent.rollouts) == ({}, {})
 
