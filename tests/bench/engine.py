@@ -17,7 +17,7 @@ NAME = "sgbench"
 def daemon(case: str, **settings: str) -> Iterator[Node]:
     """A daemon with directories, ports, a pool and an instance of its own, ready."""
     with tempfile.TemporaryDirectory(prefix=f"{NAME}-") as directory:
-        node = Node(Path(directory), NAME, pool="10.218.0.0/18", ports="34000-34099")
+        node = Node(Path(directory), NAME, pool="10.218.0.0/18", ports="29200-29299")
         node.environ |= {f"SIDEGATE_{key.upper()}": value for key, value in settings.items()}
         try:
             progress(f"{case}: starting a daemon")

@@ -7,6 +7,7 @@ form, the tests' own tools stay root's, pids are those of the host, and what was
 import atexit
 import contextlib
 import functools
+import itertools
 import os
 import re
 import shutil
@@ -114,14 +115,15 @@ def beside(form: str, name: str, pool: str, ports: str) -> tuple[str, str, str]:
     return form[0] + name, f"{IPv4Network((moved, max(network.prefixlen, 20)), strict=False)}", f"{first}-{first + 9}"
 
 
-_low_ports = iter(range(29400, 30000))
+_ports = itertools.count(20000 + os.getpid() * 97 % 5000)
 
 
-def free_port(form: str) -> int:
-    """One that nobody listens at, and in this run no other node."""
+def free_port() -> int:
+    """One that nobody listens at, and in this run no other node, below the ephemeral ones: it stays free while its
+    daemon is not running."""
     while True:
         with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("", next(_low_ports) if form == "bridge" else 0))
+            probe.bind(("", next(_ports)))
             return int(probe.getsockname()[1])
 
 

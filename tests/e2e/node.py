@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -95,8 +94,8 @@ class Node:
         self.inside = enter(namespace) if namespace else []
         self.without: Sequence[str] = ()
         """Capabilities that the daemon starts without."""
-        self.http_port = 8080 if namespace else forms.free_port(self.form)
-        self.https_port = 8443 if namespace else forms.free_port(self.form)
+        self.http_port = 8080 if namespace else forms.free_port()
+        self.https_port = 8443 if namespace else forms.free_port()
         self.log = directory / "daemon.log"
         self._containers: list[str] = []
         self._process: forms.Process | None = None
@@ -303,12 +302,6 @@ class Node:
 def enter(namespace: str) -> list[str]:
     """Words that run a command in a network namespace; unlike `ip netns exec` they leave /sys and its cgroups be."""
     return ["nsenter", f"--net=/run/netns/{namespace}"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

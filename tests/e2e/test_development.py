@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from e2e import forms
-from e2e.node import free_port, run, wait_for
+from e2e.forms import free_port
+from e2e.node import run, wait_for
 from sidegate.api.client import Client, find_socket
 from sidegate.errors import DaemonUnreachableError
 

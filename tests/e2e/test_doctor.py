@@ -82,7 +82,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     need_engine()
     directory = Path(tmp_path_factory.mktemp("doctor"))
     with private_engine(directory, NAME, image="") as engine:
-        node = Node(directory, NAME, pool="10.233.0.0/17", ports="33000-33099", docker=engine.url, namespace=NAME)
+        node = Node(directory, NAME, pool="10.233.0.0/17", ports="31900-31999", docker=engine.url, namespace=NAME)
         made = House(node, engine)
         # as on a host where Docker is what switched forwarding on
         made.paste("iptables -P FORWARD DROP; sysctl -qw net.ipv4.ip_local_port_range='40000 60999'")
@@ -194,7 +194,7 @@ def test_what_cannot_be_seen_is_said_and_is_no_fault(house: House) -> None:
 def test_each_planted_fault_is_found_beside_a_daemon_and_mended_by_its_command(house: House) -> None:
     """Must show 4."""
     places = {"state": house.environ["SIDEGATE_STATE_DIR"], "run": house.environ["SIDEGATE_RUNTIME_DIR"]}
-    with house.listener(33005):
+    with house.listener(31905):
         for fault in BESIDE_A_DAEMON:
             house.paste(fault.plant.format(**places))
         wait_for("the daemon knows the database", lambda: bool(house.node.json("db", "ls")))

@@ -18,7 +18,7 @@ from sidegate.api.client import Client, find_socket
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     need_engine()
     directory = Path(tmp_path_factory.mktemp("events"))
-    with running(Node(directory, "sgverbs", pool="10.235.0.0/17", ports="33200-33299")) as node:
+    with running(Node(directory, "sgverbs", pool="10.235.0.0/17", ports="29100-29199")) as node:
         yield node
 
 

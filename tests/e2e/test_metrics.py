@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from e2e.node import Node, enter, free_port, need_engine, outside_host, run, running, wait_for
+from e2e.forms import free_port
+from e2e.node import Node, enter, need_engine, outside_host, run, running, wait_for
 
-NAME, POOL, PORTS = "sgmetrics", "10.234.0.0/17", "33100-33199"
+NAME, POOL, PORTS = "sgmetrics", "10.234.0.0/17", "29000-29099"
 PREFIX = "198.18.34"
 ECHO = """
 import socket, threading

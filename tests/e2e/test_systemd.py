@@ -23,7 +23,7 @@ EXPOSURE = 36
 """What `systemd-analyze security` of systemd 252 finds, in tenths of ten: what is left is what the daemon is for."""
 BROKEN_OFF_AT = (1, 2, 4, 6, 9, 14, 24)
 """The count-th file, directory or link that scripts/install makes beside its release."""
-POOL, PORTS = "10.232.0.0/20", "32800-32809"
+POOL, PORTS = "10.232.0.0/20", "32500-32509"
 
 
 class Manager(NotifySocket):

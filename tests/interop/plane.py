@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from e2e.node import free_port
+from e2e.forms import free_port
 from sidegate.core.routes import AppRoute, PathRoute, Routes, Upstream
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.supervisor import Supervisor

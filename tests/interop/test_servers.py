@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from e2e.node import free_port
+from e2e.forms import free_port
 from interop.plane import HOST, Plane, line, outcome, plane, process, run, wait_for_server, wrk_faults
 from interop.toolbox import Toolbox
 

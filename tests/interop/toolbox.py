@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from e2e.node import free_port, run
+from e2e.forms import free_port
+from e2e.node import run
 
 IMAGE = "sidegate-interop"
 NOT_OURS = ("--label", "sidegate.instance=sginterop", "--label", "sidegate.enable=false")
