@@ -122,7 +122,7 @@ BESIDE_A_DAEMON = [
         "ip tuntap add tun9 mode tun; ip link set tun9 up; ip addr add 10.233.41.1/24 dev tun9",
     ),
     Fault("pool-networks", "warning", "docker network create --subnet 10.233.42.0/24 theirs"),
-    Fault("outgoing-ports", "warning", "sysctl -qw net.ipv4.ip_local_port_range='32768 60999'"),
+    Fault("outgoing-ports", "warning", "sysctl -qw net.ipv4.ip_local_port_range='31000 60999'"),
     Fault(
         "databases",
         "warning",
