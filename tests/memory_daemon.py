@@ -96,6 +96,8 @@ class MemoryDaemon:
         self.deaf: set[str] = set()
         self.unknown_paths: set[str] = set()
         self.connections: dict[str, int] = {}
+        self.ahead = 0.0
+        """Seconds by which the clock of rollouts goes before the steady one."""
         self.tools = Tools(
             loop=self.loop,
             store=store,
@@ -104,7 +106,7 @@ class MemoryDaemon:
             listens=self._listens,
             ask=self._ask,
             connections=lambda address, port: self.connections.get(f"{address}:{port}", 0),
-            clock=time.monotonic,
+            clock=lambda: time.monotonic() + self.ahead,
             healthy=20.0,
         )
         self.events = Hub()
@@ -135,7 +137,7 @@ class MemoryDaemon:
         self.announcer = Announcer(self.commands.world)
         self.loop.standing.watch(self.announcer.look)
         self.loop.standing.listen(self.announcer.look)
-        self.client = Client(self.path, seconds=20)
+        self.client = Client(self.path, seconds=60)
 
     async def _listens(self, address: str, port: int) -> bool:
         """Every program does, but for those at the addresses or ports of `deaf`."""
@@ -159,6 +161,15 @@ class MemoryDaemon:
         """All that the engine has now."""
         return list(self.engine._containers.values())
 
+    async def run_out_of_time(self, app: str, healthy: str) -> None:
+        """Once so many new containers of an app are healthy, as "1 of 2", the rest has had all its time."""
+        async with asyncio.timeout(30):
+            while healthy not in self.rollouts.under_way(app):
+                await asyncio.sleep(0.005)
+            while self.rollouts.under_way(app):
+                self.ahead += self.tools.healthy
+                await asyncio.sleep(0.005)
+
     # --- people
 
     async def call(self, method: str, path: str, result: Any, **options: Any) -> Any:
@@ -171,7 +182,7 @@ class MemoryDaemon:
         reader, writer = await asyncio.open_unix_connection(self.path)
         try:
             writer.write(request)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 return await reader.readuntil(until) if until else await reader.read()
         finally:
             writer.close()
@@ -194,7 +205,7 @@ def _run(words: Sequence[str], text: str, environ: Mapping[str, str]) -> subproc
     command = [sys.executable, "-m", "sidegate", *words]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("SIDEGATE_")}
     return subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, timeout=30, env=inherited | dict(environ)
+        command, input=text, capture_output=True, text=True, check=False, timeout=120, env=inherited | dict(environ)
     )
 
 

@@ -23,9 +23,9 @@ class MemoryKernel(Recorder):
     def flush(self) -> None:
         self.table, self.flushed = {}, True
 
-    def connect(self, port: int, client: str) -> None:
+    def connect(self, port: int, client: str, masked_port: int = 50000) -> None:
         """A client whom the table lets in comes through `port`."""
-        session = KernelSession(port, client, 50000, "10.213.0.2", "10.213.0.1", 50000, "ESTABLISHED")
+        session = KernelSession(port, client, 50000, "10.213.0.2", "10.213.0.1", masked_port, "ESTABLISHED")
         self.live.setdefault(port, []).append(session)
         self.taken[port] = self.taken.get(port, 0) + 1
 
@@ -57,7 +57,7 @@ class MemoryKernel(Recorder):
     async def counts(self) -> Mapping[int, int]:
         return {port: self.taken.get(port, 0) for port in self.table}
 
-    async def cut(self, port: int, pid: int, addresses: Collection[str] | None = None) -> int:
+    async def cut(self, port: int, pid: int, addresses: Collection[str] | None = None) -> tuple[KernelSession, ...]:
         self.record("cut", port, pid, *(sorted(addresses) if addresses is not None else ["all"]))
         return self._end(port, addresses)
 
@@ -69,11 +69,11 @@ class MemoryKernel(Recorder):
         self.record("remove")
         self.table = {}
 
-    def _end(self, port: int, addresses: Collection[str] | None) -> int:
+    def _end(self, port: int, addresses: Collection[str] | None) -> tuple[KernelSession, ...]:
         before = self.live.get(port, [])
         self.live[port] = [
             s
             for s in before
             if addresses is not None and {s.client, f"{s.client}:{s.client_port}"}.isdisjoint(addresses)
         ]
-        return len(before) - len(self.live[port])
+        return tuple(session for session in before if session not in self.live[port])

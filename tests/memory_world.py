@@ -3,7 +3,7 @@
 Each records what it was told (`calls`, as text) and fails only on demand (`fail_next`: call name -> error, once).
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Network
 
@@ -13,7 +13,7 @@ from sidegate.core.gates import AccessList, Gate
 from sidegate.core.model import DatabaseDetails, HostState
 from sidegate.core.passwords import PasswordChanged
 from sidegate.core.routes import Routes
-from sidegate.core.sessions import Listening, Session, Usage, WorkerStatus
+from sidegate.core.sessions import Client, Cut, Listening, Session, Usage, WorkerStatus
 from sidegate.core.tally import Tally
 from sidegate.errors import PortInUseError, SidegateError
 
@@ -112,27 +112,27 @@ class MemoryDataPlane(Recorder):
     def health(self) -> Mapping[str, str]:
         return dict(self.verdicts)
 
-    async def open_forwarder(self, database: str, gate: Gate, kernel: bool = False) -> None:
+    async def open_forwarder(self, database: str, gate: Gate, kernel: bool = False) -> Cut:
         self.record("open_forwarder", database, gate.port, *(["kernel"] if kernel else []))
         wanted = Listening(gate, kernel)
         present = self._open.get(database)
         if present is not None and present.gate.port == gate.port:
             self._open[database] = wanted
-            self._cut(database, AccessList(gate).refused(_address(one) for one in self.live.get(database, ())))
-            return
+            return self._cut(database, AccessList(gate).refused(_address(one) for one in self.live.get(database, ())))
         holder = self.held.get(gate.port) or next(
             (name for name, one in self._open.items() if one.gate.port == gate.port), ""
         )
         if holder:
             raise PortInUseError(f"cannot open {database}: port {gate.port} is held by {holder}")
         self._open[database] = wanted
+        return Cut()
 
     async def close_forwarder(self, database: str) -> int:
         self.record("close_forwarder", database)
         self._open.pop(database, None)
         return len(self.live.pop(database, ()))
 
-    async def kick(self, database: str, client: str) -> int:
+    async def kick(self, database: str, client: str) -> Cut:
         self.record("kick", database, client)
         return self._cut(database, {client})
 
@@ -143,11 +143,12 @@ class MemoryDataPlane(Recorder):
         sessions = len(self.live.get(database, ()))
         return Usage(sessions, 0.0 if sessions else self.idle.get(database, 0.0))
 
-    def _cut(self, database: str, clients: Collection[str]) -> int:
+    def _cut(self, database: str, clients: Collection[str]) -> Cut:
         live = self.live.get(database, ())
         kept = tuple(one for one in live if one.client not in clients and _address(one) not in clients)
         self.live[database] = kept
-        return len(live) - len(kept)
+        cut = [one for one in live if one not in kept]
+        return Cut(len(cut), frozenset((one.masked, one.masked_port) for one in cut if one.masked))
 
     async def sessions(self, database: str) -> tuple[Session, ...]:
         return self.live.get(database, ())
@@ -192,13 +193,15 @@ class MemoryPorts(Recorder):
 
 
 class MemoryDatabases(Recorder):
-    """Databases on which every login works; `threads`: how many sessions each has to kill. `logins`: where there is
+    """Databases on which every login works; `threads`: how many sessions each has to kill, and `busy` whose those are
+    that a server still has. `logins`: where there is
     one, a database's login and then the password that its server has; `after`: an error that comes although the server
     has taken the new password, which `taken` is told."""
 
     def __init__(self) -> None:
         super().__init__()
         self.threads: dict[str, int] = {}
+        self.busy: set[Client] = set()
         self.logins: dict[str, DatabaseDetails] = {}
         self.after: SidegateError | None = None
         self.taken: Callable[[str], None] = lambda password: None
@@ -216,6 +219,17 @@ class MemoryDatabases(Recorder):
     async def kill_sessions(self, database: str, peers: IPv4Network) -> int:
         self.record("kill_sessions", database, peers)
         return self.threads.pop(database, 0)
+
+    async def kill_clients(
+        self,
+        database: str,
+        clients: Collection[Client],
+        connected: Callable[[], Awaitable[Collection[Client]]] | None = None,
+    ) -> int:
+        self.record("kill_clients", database, *sorted(f"{address}:{port}" for address, port in clients))
+        killed = self.busy & {*clients} - {*(await connected() if connected else ())}
+        self.busy -= killed
+        return len(killed)
 
 
 class MemoryVolumes(Recorder):

@@ -166,7 +166,7 @@ class SettingsError(SidegateError):
 
 
 class AlreadyRunningError(SidegateError):
-    """Another daemon holds the state directory or the control socket."""
+    """Another daemon holds the state directory, the control socket or the instance."""
 
     code = "already-running"
 

@@ -27,8 +27,9 @@ from sidegate.adapters.docker.own_container import find_own_container
 from sidegate.adapters.docker.tally import EngineTally
 from sidegate.adapters.docker.volumes import DockerVolumes
 from sidegate.adapters.host import LinuxHost
+from sidegate.adapters.instance import Instance
 from sidegate.adapters.lock import hold
-from sidegate.adapters.nft import KernelForwarder
+from sidegate.adapters.nft import KernelForwarder, NftFence
 from sidegate.adapters.orphans import reap
 from sidegate.adapters.store import Store
 from sidegate.adapters.systemd import ServiceManager
@@ -110,10 +111,14 @@ async def serve(settings: Settings, manager: ServiceManager, *, development: boo
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(manager.close)
+        instance = Instance(settings.instance, {key: getattr(settings, key) for key in ("state_dir", "runtime_dir")})
+        stack.callback(instance.close)
+        if root:  # who may change the firewall
+            await instance.hold_host()
         store = await Store.open(settings.state_dir)
         stack.push_async_callback(store.close)
         calls = EngineTally()
-        engine = DockerEngine(settings.docker_host, tally=calls)
+        engine = DockerEngine(settings.docker_host, tally=calls, admit=instance.hold_engine)
         stack.push_async_callback(engine.close)
         own = await find_own_container(settings.docker_host, settings.own_container)
         stack.push_async_callback(lambda: visits.close())
@@ -143,17 +148,19 @@ async def serve(settings: Settings, manager: ServiceManager, *, development: boo
         unusable = KERNEL_FAULT if own else ""
         forwarder = KernelForwarder(settings.instance, (public.start, public.stop - 1), unusable=unusable)
         kernel = KernelPorts(forwarder, databases) if root or settings.forwarder != "userspace" else None
+        fence = NftFence(settings.instance, process=seen_by) if root and not lost_sight else None
         redirects = DatabasePorts(host_process=seen_by) if root else None
         passwords = Passwords(store, databases, wake=lambda: loop.wake())
         certificates = _certificates(settings) if settings.https_port else None
         if certificates is not None:
             stack.push_async_callback(certificates.close)
         loop = Loop(
-            applier=Applier(engine, host, supervisor, databases, certificates, redirects, kernel, passwords),
+            applier=Applier(engine, host, supervisor, databases, certificates, redirects, kernel, passwords, fence),
             store=store,
             rules=rules,
             resync_seconds=settings.resync_seconds,
         )
+        loop.standing.include(instance.problems)
         stack.push_async_callback(loop.close)
         visits = Visits(loop, engine, supervisor, open_connections)
         workloads = DockerWorkloads(settings.docker_host, tally=calls)
@@ -203,7 +210,7 @@ async def serve(settings: Settings, manager: ServiceManager, *, development: boo
                 events=events,
             )
         )
-        passwords.redeploy = commands.passwords.bring_up_to_date
+        passwords.redeploy = commands.renewal.bring_up_to_date
         announcer = Announcer(commands.world)
         loop.standing.watch(announcer.look)
         loop.standing.listen(announcer.look)
@@ -217,6 +224,7 @@ async def serve(settings: Settings, manager: ServiceManager, *, development: boo
             running = [
                 tasks.create_task(loop.run(), name="loop"),
                 tasks.create_task(rollouts.run(), name="rollouts"),
+                tasks.create_task(instance.run(loop.wake), name="instance"),
             ]
             engine.watch(visits.wake if own else loop.wake)
             if os.getpid() == 1:

@@ -11,7 +11,10 @@ import aiomysql
 import pytest
 from pymysql.err import OperationalError
 
-from sidegate.adapters.databases.mysql import check_login, is_peer, kill_sessions, speaks_tls
+from ports import free_port
+from sidegate.adapters.databases.mysql import check_login, kill_clients, kill_sessions, speaks_tls
+from sidegate.adapters.databases.process_list import find_clients, is_peer
+from sidegate.core.sessions import Client
 from sidegate.errors import LoginFailedError
 
 NAME = f"sgt-sql-{os.getpid()}"
@@ -74,7 +77,16 @@ async def server(mariadb: Server) -> Server:
             except LoginFailedError:
                 await asyncio.sleep(0.05)  # there is no event: the server's own log is not on a stream of ours
             else:
-                return mariadb
+                break
+    # The server may have that login, and those of the test before, for a moment after they have gone.
+    await until(lambda: nobody_near(mariadb))
+    return mariadb
+
+
+async def nobody_near(server: Server) -> bool:
+    async with session(server.far, "root", ROOT_PASSWORD) as connection:
+        rows = await execute(connection, "SELECT HOST FROM information_schema.PROCESSLIST")
+    return not any(str(host).startswith(f"{gateway(server.near_network)}:") for (host,) in rows)
 
 
 @asynccontextmanager
@@ -161,8 +173,7 @@ async def impostor(greeting: bytes | None) -> AsyncIterator[int]:
 
 
 async def test_a_port_that_nobody_listens_on_is_unreachable() -> None:
-    async with impostor(b"") as port:
-        pass
+    port = free_port()
     with pytest.raises(LoginFailedError, match=f"127.0.0.1:{port} cannot be reached: connection refused"):
         await check_login("127.0.0.1", port, "shop", "x", "", DEADLINE)
 
@@ -234,6 +245,64 @@ async def test_sessions_of_the_peers_end_and_no_others(server: Server, user: str
         assert await execute(other, "SELECT count(*) FROM shop.t") == ((0,),)
         await until(lambda: lacks(clients(server), gateway(server.near_network)))
         assert await kill_sessions(server.near, 3306, user, password, server.near_network, DEADLINE) == 0
+
+
+@pytest.mark.engine
+async def test_exactly_these_clients_end_unless_somebody_else_has_their_place(server: Server) -> None:
+    asked = 0
+
+    async with session(server.near) as gone, session(server.near) as spared, session(server.near) as other:
+        query = asyncio.create_task(execute(gone, "SELECT SLEEP(600)"), name="gone")
+        there = await place(spared)
+        await until(lambda: has(clients(server, "Query"), gateway(server.near_network)))
+        (here,) = {*await places(server)} - {there, await place(other)}
+
+        async def connected() -> set[Client]:
+            nonlocal asked
+            asked += 1
+            return {there}
+
+        login = (server.near, 3306, "root", ROOT_PASSWORD)
+        assert await kill_clients(*login, {here, there, (here[0], 1)}, connected, DEADLINE) == 1
+        with pytest.raises(OperationalError):
+            await query
+        assert [await execute(one, "SELECT 1") for one in (spared, other)] == [((1,),)] * 2
+        assert await kill_clients(*login, {here}, connected, DEADLINE) == 0
+        assert asked == 1  # nobody was found the second time
+
+
+async def places(server: Server) -> list[Client]:
+    """Address and port of the clients that the user shop has near."""
+    async with session(server.far, "root", ROOT_PASSWORD) as connection:
+        rows = await execute(connection, "SELECT HOST FROM information_schema.PROCESSLIST WHERE USER = 'shop'")
+    near = [str(host).partition(":") for (host,) in rows if str(host).startswith(gateway(server.near_network) + ":")]
+    return [(address, int(port)) for address, _, port in near]
+
+
+async def place(connection: aiomysql.Connection) -> Client:
+    statement = "SELECT HOST FROM information_schema.PROCESSLIST WHERE ID = CONNECTION_ID()"
+    address, _, port = str((await execute(connection, statement))[0][0]).partition(":")
+    return address, int(port)
+
+
+def test_a_clients_session_is_the_newest_of_its_address_and_port_however_it_is_shown() -> None:
+    sessions = {
+        3: "10.213.0.1:41000",
+        7: "10.213.0.1:41000",
+        5: "10.213.0.1:41000",
+        8: "10.213.0.1:41001",
+        9: "10.213.0.9:41000",
+        10: "gateway.example:41002",
+        11: "other.example:41000",
+        12: "::ffff:10.213.0.1:41003",
+        13: "localhost",
+        14: "",
+    }
+    wanted = {("10.213.0.1", port) for port in (41000, 41002, 41003, 41004)}
+    found = find_clients(sessions, wanted, "gateway.example", "10.213.0.1")
+    assert found == {("10.213.0.1", 41000): 7, ("10.213.0.1", 41002): 10, ("10.213.0.1", 41003): 12}
+    shown_by_address = find_clients(sessions, wanted, "10.213.0.1", "10.213.0.1")
+    assert shown_by_address == {("10.213.0.1", 41000): 7, ("10.213.0.1", 41003): 12}
 
 
 @pytest.mark.parametrize(

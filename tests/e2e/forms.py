@@ -7,12 +7,10 @@ form, the tests' own tools stay root's, pids are those of the host, and what was
 import atexit
 import contextlib
 import functools
-import itertools
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -48,6 +46,7 @@ LACKS: Mapping[str, Mapping[str, str]] = {
     "dev": {
         "the kernel's forwarder": "nftables rules take root",
         "the bridge fast path": "iptables rules take root",
+        "the fence around private networks": "nftables rules take root",
         "sockets destroyed": "in a container's network namespace that takes root, and between apps no engine helps",
         "3306 for PostgreSQL": "a rule in the database's network namespace takes root",
         "newcomers held": "to stop a container's process until its networks are there takes root",
@@ -113,18 +112,6 @@ def beside(form: str, name: str, pool: str, ports: str) -> tuple[str, str, str]:
     moved = int(IPv4Network("10.236.96.0/19").network_address) + (int(network.network_address) & 0x1FFF)
     first = 29360 + start // 10 % 4 * 10
     return form[0] + name, f"{IPv4Network((moved, max(network.prefixlen, 20)), strict=False)}", f"{first}-{first + 9}"
-
-
-_ports = itertools.count(20000 + os.getpid() * 97 % 5000)
-
-
-def free_port() -> int:
-    """One that nobody listens at, and in this run no other node, below the ephemeral ones: it stays free while its
-    daemon is not running."""
-    while True:
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("", next(_ports)))
-            return int(probe.getsockname()[1])
 
 
 def other_name(name: str) -> str:

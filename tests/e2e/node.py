@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from e2e import forms
+from ports import free_port
 from sidegate.api.calls import CALLS
 from sidegate.api.client import Client, find_socket, quote
 
@@ -94,8 +95,8 @@ class Node:
         self.inside = enter(namespace) if namespace else []
         self.without: Sequence[str] = ()
         """Capabilities that the daemon starts without."""
-        self.http_port = 8080 if namespace else forms.free_port()
-        self.https_port = 8443 if namespace else forms.free_port()
+        self.http_port = 8080 if namespace else free_port()
+        self.https_port = 8443 if namespace else free_port()
         self.log = directory / "daemon.log"
         self._containers: list[str] = []
         self._process: forms.Process | None = None

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from e2e import forms
-from e2e.forms import free_port
 from e2e.node import run, wait_for
+from ports import free_port
 from sidegate.api.client import Client, find_socket
 from sidegate.errors import DaemonUnreachableError
 
@@ -247,6 +247,22 @@ def test_without_dev_an_ordinary_user_is_told_of_it(developer: Developer) -> Non
     done = run(*developer.command, "run", check=False, env={"PATH": os.environ["PATH"]}, cwd="/")
     assert done.returncode == 2
     assert "/var/lib/sidegate" in done.stderr and "`sidegate run --dev`" in done.stderr
+
+
+def test_a_second_one_is_told_who_has_its_containers(developer: Developer) -> None:
+    """Whatever its directories and ports are."""
+    assert developer.process is not None
+    home = developer.home / "second"
+    home.mkdir()
+    os.chown(home, forms.USER, forms.USER)
+    own = {"HOME": str(home), "SIDEGATE_HTTP_PORT": str(free_port()), "SIDEGATE_HTTPS_PORT": "0"}
+    done = run(*developer.command, "run", "--dev", check=False, env=developer.environ | own, cwd="/")
+    assert done.returncode == 1
+    state = developer.home / ".local/state/sidegate"
+    who = f"(pid {developer.process.pid}, user {forms.USER}, state_dir {state}, runtime_dir {state}/run)"
+    assert f"another sidegate daemon {who} has the instance {NAME!r} on this Docker engine" in done.stderr
+    assert "SIDEGATE_INSTANCE=NAME" in done.stderr and "Traceback" not in done.stderr
+    assert developer.problems() == []
 
 
 def test_who_may_not_use_the_engine_is_told_what_to_do(developer: Developer) -> None:

@@ -1,11 +1,13 @@
-"""Each value of `isolation` does what its line in config/sidegate.toml says, on a real engine."""
+"""Each value of `isolation` does what its line in config/sidegate.toml says, on a real engine, and private networks are
+private while Docker rewrites its rules."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from e2e.node import Node, need_engine, running, wait_for
+from e2e.node import Node, need_engine, run, running, wait_for
+from e2e.private_engine import PrivateEngine
 
 DATABASES = {
     "plain": (),
@@ -77,3 +79,56 @@ def test_what_each_setting_takes_databases_off(
     ways = {name: sorted(left - {"home"}) for name, left in lefts.items()}
     wait_for("it is told", lambda: {name: told(node, name) for name in lefts} == ways)
     assert networks(node, "bystander") == {"bridge", "project"}
+
+
+CHAINS = ("DOCKER-ISOLATION-STAGE-1", "DOCKER-USER")
+"""The last is to come first."""
+
+REACH = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], 8080), 1).close()
+except OSError as error:
+    print(error)
+else:
+    print("reached")
+"""
+
+
+@pytest.mark.needs("the fence around private networks")
+def test_a_private_network_stays_closed_while_docker_rewrites_its_rules(private: tuple[Node, PrivateEngine]) -> None:
+    """R12. At each change of a network Docker takes its jumps out of FORWARD and puts them back: here they stay away
+    longer. The fence stands without the daemon, and comes back when somebody has removed it."""
+    node, _ = private
+
+    def reaches(container: str, address: str) -> bool:
+        return node.docker("exec", node.container(container), "python3", "-c", REACH, address) == "reached"
+
+    def jump(verb: str, chain: str) -> bool:
+        return run(*node.inside, "iptables", verb, "FORWARD", "-j", chain, check=False).returncode == 0
+
+    def take_out() -> None:
+        for chain in CHAINS:
+            while jump("-D", chain):
+                pass
+
+    made = [node.app("inner"), node.app("partner"), node.docker_run("stranger")]
+    try:
+        node.cli("connect", "inner", "partner")
+        where = f'(index .NetworkSettings.Networks "{node.container("inner--partner")}").IPAddress'
+        address = node.docker("inspect", "-f", f"{{{{{where}}}}}", node.container("inner"))
+        wait_for("the partner reaches it", lambda: reaches("partner", address))
+        with node.paused():
+            take_out()
+            assert not reaches("stranger", address)
+            assert reaches("partner", address)
+            run(*node.inside, "nft", "delete", "table", "ip", f"sidegate-{node.name}.fence")
+            assert reaches("stranger", address)
+        made.append(node.docker_run("onlooker"))
+        wait_for("it is closed again", lambda: not reaches("stranger", address))
+        assert reaches("partner", address)
+    finally:
+        take_out()  # so that none is there twice
+        assert all(jump("-I", chain) for chain in CHAINS)
+        node.cli("disconnect", "inner", "partner", "--yes", check=False)
+        node.docker("rm", "-f", *made)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.node import APP_IMAGE, PASSWORD, SIDEGATE, Node, wait_for
+from e2e.visitors import visitors
 from literal_values import LITERAL
 
 SHOW = "import json, os; print(json.dumps(dict(os.environ)))"
@@ -66,6 +67,16 @@ def test_the_variables_of_a_connection_lead_to_its_database(node: Node, app: str
             assert listed(node, app) == []
     assert added[0] == added[1]
     container = start(node, app)
+    assert "good morning" in node.docker("exec", container, "python3", "app.py", "query", "SELECT * FROM greetings")
+
+
+def test_a_running_app_has_the_variables_when_connect_returns(node: Node, app: str) -> None:
+    """R8, R27: redeployed on demand, without losing a request."""
+    container, host = node.app(app, "--label", "sidegate.health=/healthz"), f"{app}.localhost"
+    wait_for("it serves", lambda: node.get(host, "/healthz").status == 200)
+    with visitors(node, host, "/healthz"):
+        done = node.json("connect", app, "shop-db", "--env", "--redeploy")
+    assert (done["redeployed"], container in done["attached"], stale(node, app)) == ([app], True, {})
     assert "good morning" in node.docker("exec", container, "python3", "app.py", "query", "SELECT * FROM greetings")
 
 

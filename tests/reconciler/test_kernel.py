@@ -9,6 +9,7 @@ import pytest
 from reconciler.gated import OPEN, PORT, Gated, eventually, running
 from sidegate.core.gates import Entry, Gate, KernelForward
 from sidegate.core.model import Rules
+from sidegate.core.sessions import Session
 from sidegate.errors import HostToolError, LoginFailedError
 
 HOME = "sidegate-home--shop-db"
@@ -118,6 +119,72 @@ async def test_a_narrower_list_cuts_only_whom_it_keeps_out(node: Gated) -> None:
     assert not [call for call in node.kernel.calls if call.startswith("cut")]
 
 
+MASKED = "10.213.0.1"
+
+
+def worker_session(client: str, masked_port: int) -> Session:
+    return Session("shop-db", client, 0.0, 0, 0, MASKED, masked_port)
+
+
+async def test_whom_a_narrower_list_keeps_out_the_database_ends_too_and_nobody_else(node: Gated) -> None:
+    """Wherever he was, and unless somebody else has his port by now."""
+    node.on()
+    await node.settle()
+    office, stranger = "203.0.113.9", "198.51.100.9"
+    node.kernel.connect(PORT, office, 50001)
+    for port in (50002, 50003):
+        node.kernel.connect(PORT, stranger, port)
+    node.kernel.connect(PORT, office, 50003)  # a new session, where the one that is cut had been
+    node.data_plane.live["shop-db"] = (
+        worker_session("[2001:db8::1]:1", 40001),
+        worker_session(f"{office}:1", 40002),
+        Session("shop-db", f"{stranger}:1", 0.0, 0, 0),  # it has not reached the database
+    )
+    node.databases.calls.clear()
+    node.databases.busy = {(MASKED, port) for port in (40001, 40002, 50001, 50002, 50003)}
+    node.on(Gate(PORT, allow=(Entry("203.0.113.0/24"),)))
+    await node.settle()
+    assert node.databases.calls == [f"kill_clients shop-db {MASKED}:40001 {MASKED}:50002 {MASKED}:50003"]
+    assert node.databases.busy == {(MASKED, port) for port in (40002, 50001, 50003)}
+    node.databases.calls.clear()
+    node.on(Gate(PORT, allow=(Entry("203.0.113.0/25"),)))
+    await node.settle()
+    assert node.databases.calls == []  # nobody was cut
+
+
+async def test_a_database_that_takes_no_login_is_a_problem_until_it_does(node: Gated) -> None:
+    node.on()
+    await node.settle()
+    for address in ("203.0.113.9", "198.51.100.9"):
+        node.kernel.connect(PORT, address)
+    node.databases.fail_next["kill_clients"] = LoginFailedError("refused the user 'root'")
+    node.on(Gate(PORT, deny=(Entry("203.0.113.9/32"),)))
+    passed = await node.settle()
+    assert node.kernel.clients(PORT) == ["198.51.100.9"]
+    assert [str(problem) for problem in passed.problems] == [
+        "shop-db: a query that was running when its connection was cut may run on: refused the user 'root'"
+    ]
+    node.on(Gate(PORT, deny=(Entry("198.51.100.0/24"),)))
+    assert (await node.settle()).problems == ()
+    assert node.kernel.clients(PORT) == []
+
+
+async def test_where_the_namespace_cannot_be_entered_the_database_ends_exactly_those(node: Gated) -> None:
+    node.on()
+    await node.settle()
+    node.kernel.connect(PORT, "203.0.113.9", 50001)
+    node.kernel.connect(PORT, "198.51.100.9", 50002)
+    node.databases.calls.clear()
+    node.databases.busy = {(MASKED, 50001), (MASKED, 50002)}
+    node.kernel.fail_next["cut"] = HostToolError("cannot enter the network namespace")
+    node.on(Gate(PORT, allow=(Entry("203.0.113.0/24"),)))
+    passed = await node.settle()
+    assert node.databases.calls == [f"kill_clients shop-db {MASKED}:50002"]
+    assert node.databases.busy == {(MASKED, 50001)}
+    assert node.kernel.clients(PORT) == ["203.0.113.9"]
+    assert passed.problems == ()
+
+
 async def test_where_the_namespace_cannot_be_entered_the_database_ends_them(node: Gated) -> None:
     node.on()
     await node.settle()
@@ -137,7 +204,7 @@ async def test_a_cut_that_failed_is_said_and_tried_again(node: Gated) -> None:
     node.off()
     real, kill = node.kernel.cut, node.databases.kill_sessions
 
-    async def failing(port: int, pid: int, addresses: object = None) -> int:
+    async def failing(port: int, pid: int, addresses: object = None) -> tuple[()]:
         raise HostToolError("cannot enter")
 
     async def denied(database: str, peers: object) -> int:
@@ -155,7 +222,10 @@ async def test_a_cut_that_failed_is_said_and_tried_again(node: Gated) -> None:
     assert not any("cut all sessions" in str(problem) for problem in passed.problems)
 
 
-async def test_auto_falls_back_when_the_firewall_comes_and_returns_when_it_goes(node: Gated) -> None:
+async def test_auto_falls_back_when_the_firewall_comes_and_returns_when_it_goes(
+    node: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidegate.reconciler.kernel.DOUBT_SECONDS", 0)
     node.on()
     await node.settle()
     node.kernel.fault = "iptables' INPUT chain does more than accept"
@@ -261,16 +331,16 @@ async def test_userspace_asks_the_kernel_for_nothing() -> None:
 
 @pytest.mark.parametrize("at", ["the start", "a later look"])
 async def test_what_lasts_a_moment_is_no_fault(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Docker rewrites its rules at each change. A start does not wait for that; whoever asks after it does."""
+    """Docker rewrites its rules at each change, and changes may come thick. A start does not wait for that; whoever
+    asks after it does."""
     node = Gated()
-    looks = ["FORWARD does not lead to DOCKER-USER", ""]
+    looks = ["FORWARD does not lead to DOCKER-USER"] * 5
 
     async def usable() -> str:
-        return looks.pop(0) if looks else ""
+        return looks.pop() if looks else ""
 
     monkeypatch.setattr("sidegate.reconciler.kernel.DOUBT_SECONDS", 0)
     if at == "the start":
-        looks.insert(0, looks[0])
         node.kernel.usable = usable  # type: ignore[method-assign]
         await node.ports.begin(())
         assert node.ports.fault

@@ -11,9 +11,16 @@ import pytest
 from memory_engine import MemoryEngine
 from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost
 from sidegate.core.gates import Gate
-from sidegate.core.model import EngineState, External, HostState, Intent, Pair, Rules
+from sidegate.core.model import EngineState, External, HostState, Intent, Pair, Problem, Rules
 from sidegate.core.sessions import Listening
-from sidegate.errors import DataPlaneError, EngineError, HostToolError, LoginFailedError, SubnetTakenError
+from sidegate.errors import (
+    AlreadyRunningError,
+    DataPlaneError,
+    EngineError,
+    HostToolError,
+    LoginFailedError,
+    SubnetTakenError,
+)
 from sidegate.reconciler.apply import Applier
 from sidegate.reconciler.loop import Loop, Pass
 
@@ -53,7 +60,7 @@ class Node:
         self.loop = Loop(applier=applier, store=self.store, rules=self.rules, clock=lambda: self.now)
 
     async def settle(self) -> Pass:
-        return await self.loop.settle(deadline=5)
+        return await self.loop.settle()
 
     def ask(self, *pairs: Pair, **externals: External) -> None:
         named = {name.replace("_", "-"): external for name, external in externals.items()}
@@ -99,7 +106,7 @@ async def node() -> AsyncIterator[Node]:
 
 
 async def eventually(probe: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not probe():
             await asyncio.sleep(0)
 
@@ -288,6 +295,24 @@ async def test_an_engine_that_was_never_there_is_awaited() -> None:
         node.engine.run("db-1", labels=DATABASE)
         await node.settle()
         assert node.on("db-1") == {HOME}
+
+
+async def test_an_engine_that_is_another_daemons_ends_the_loop_before_anything_is_done() -> None:
+    node = Node()
+    node.engine.run("db-1", labels=DATABASE)
+    node.engine.calls.clear()
+    node.engine.fail_next["observe"] = AlreadyRunningError("another one has it")
+    with pytest.raises(ExceptionGroup) as caught:
+        await node.loop.run()
+    assert caught.group_contains(AlreadyRunningError, match="another one has it")
+    assert node.engine.calls == []
+    assert node.data_plane.published() is None
+
+
+async def test_what_runs_beside_the_loop_has_its_problems_among_those_of_a_pass(node: Node) -> None:
+    problem = Problem("host", "somebody else may be at work")
+    node.loop.standing.include(lambda: [problem])
+    assert problem in (await node.settle()).problems
 
 
 async def test_a_session_that_could_not_be_killed_is_said_and_the_network_still_goes(node: Node) -> None:

@@ -12,6 +12,7 @@ from sidegate.api.metrics import MetricsVerbs
 from sidegate.api.node import NodeVerbs
 from sidegate.api.own_databases import OwnDatabaseVerbs
 from sidegate.api.passwords import PasswordVerbs
+from sidegate.api.renewing import Renewal
 from sidegate.api.variables import EnvVerbs
 from sidegate.api.world import World
 
@@ -32,8 +33,9 @@ class Commands:
         self.builds = BuildVerbs(world)
         self.externals = ExternalVerbs(world)
         self.databases = DatabaseVerbs(world, self.externals)
-        self.passwords = PasswordVerbs(world, self.deployments.redeploy)
+        self.renewal = Renewal(world, self.deployments.redeploy)
+        self.passwords = PasswordVerbs(world, self.renewal)
         self.own_databases = OwnDatabaseVerbs(world, self.passwords)
         self.certificates = CertificateVerbs(world)
-        self.connections = ConnectionVerbs(world)
+        self.connections = ConnectionVerbs(world, self.renewal)
         self.metrics = MetricsVerbs(world, self.node)

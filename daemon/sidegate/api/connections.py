@@ -8,6 +8,8 @@ from sidegate.api import schemas
 from sidegate.api.apps import start_command
 from sidegate.api.logins import known_login, unknown_parts
 from sidegate.api.names import listed, look_again, near, not_found
+from sidegate.api.progress import Progress, unheard
+from sidegate.api.renewing import Renewal, Renewed
 from sidegate.api.stale import stale_containers, stale_note
 from sidegate.api.world import Pass, World
 from sidegate.core.desired import database_port, join_fault, pair_network
@@ -44,13 +46,15 @@ class ConnectionVerbs:
     """One network per pair; everything is checked before anything is written, and undone when a pass fails."""
 
     world: World
+    renewal: Renewal
 
-    async def connect(self, request: schemas.ConnectRequest) -> schemas.Connected:
+    async def connect(self, request: schemas.ConnectRequest, progress: Progress = unheard) -> schemas.Connected:
         """Join an app and a database, or two apps; returns once the running containers of both are attached.
 
         The app may be either word, and may have no container yet if the other is a database. With `env` the target's
         variables are added to the app, in the same transaction. Raises InvalidInputError, NotFoundError, RefusedError
-        and its kinds, EngineUnavailableError, or why a pass failed; then nothing has changed.
+        and its kinds, EngineUnavailableError, or why a pass failed; then nothing has changed. With `redeploy` it raises
+        as `app redeploy` does, too; then the connection and the variables stay.
         """
         check_name(request.app)
         check_name(request.target)
@@ -80,12 +84,26 @@ class ConnectionVerbs:
             async with self.world.writing:  # so that it is still listed, as absent, when its container is gone
                 if target not in self.world.intent.databases:
                     await self.world.store.set_database_details(target, DatabaseDetails())
-        return self._connected(app, target, variables)
+        renewed = Renewed()
+        if request.redeploy:
+            added = f", and {app} has {', '.join(v.key for v in variables)}" if variables else ""
+            renewed = await self.renewal.renew([app], f"{app} and {target} are connected{added}", progress)
+        return self._connected(app, target, variables, renewed)
 
-    async def disconnect(self, one: str, other: str, *, keep_variables: bool = False) -> schemas.Disconnected:
-        """Part two ends, sessions included; the variables that the connection added go too, or stay.
+    async def disconnect(
+        self,
+        one: str,
+        other: str,
+        *,
+        keep_variables: bool = False,
+        redeploy: bool = False,
+        progress: Progress = unheard,
+    ) -> schemas.Disconnected:
+        """Part two ends, sessions included; the variables that the connection added go too, or stay. `redeploy` whoever
+        has lost some.
 
-        Raises NotFoundError. When the cut itself fails the reason is raised, and every later pass tries again.
+        Raises NotFoundError. When the cut itself fails the reason is raised, and every later pass tries again; when a
+        redeploy does, it is raised as by `app redeploy`, and the rest is done.
         """
         pair = Pair.of(check_name(one), check_name(other))
         await self.world.seen()
@@ -97,12 +115,21 @@ class ConnectionVerbs:
                 )
             network = pair_network(pair, self.world.loop.rules)
             detached = sorted(c.name for c in self.world.state.containers if c.endpoint(network))
-            added = sorted({key for keys in self._brought(pair).values() for key in keys})
+            brought = self._brought(pair)
+            added = sorted({key for keys in brought.values() for key in keys})
             await self.world.store.remove_connection(pair, keep_variables=keep_variables)
         passed = await self.world.settle()
         if fault := self._cut_fault(passed, network):
             kind = EngineUnavailableError if isinstance(fault, EngineUnavailableError) else EngineError
-            raise kind(f"{pair} are to be parted, but that is not done yet and goes on: {fault}") from fault
+            later = " and ".join(f"`sidegate app redeploy {app}`" for app in brought)
+            hint = f"; {later} is still to be done" if redeploy and brought and not keep_variables else ""
+            raise kind(f"{pair} are to be parted, but that is not done yet and goes on: {fault}{hint}") from fault
+        renewed = Renewed()
+        if redeploy and added and not keep_variables:
+            so_far = f"{pair} are no longer connected, and {', '.join(added)} removed"
+            renewed = await self.renewal.renew([*brought], so_far, progress)
+        elif redeploy:
+            renewed.notes.append("nothing had to be redeployed: no variables were removed")
         return schemas.Disconnected(
             a=pair.a,
             b=pair.b,
@@ -112,7 +139,9 @@ class ConnectionVerbs:
             notes=[
                 *(self._left_open(passed, network) if detached else []),
                 *(note for end in (pair.a, pair.b) for note in stale_note(end, stale_containers(self.world, end))),
+                *renewed.notes,
             ],
+            redeployed=renewed.apps,
         )
 
     async def ls(self) -> list[schemas.ConnectionView]:
@@ -267,7 +296,7 @@ class ConnectionVerbs:
 
     # --- telling
 
-    def _connected(self, app: str, target: str, variables: Sequence[Variable]) -> schemas.Connected:
+    def _connected(self, app: str, target: str, variables: Sequence[Variable], renewed: Renewed) -> schemas.Connected:
         pair, world = Pair.of(app, target), self.world
         view = self._view(pair)
         start = start_command(app, world.loop.rules)
@@ -293,8 +322,9 @@ class ConnectionVerbs:
             subnet=view.subnet,
             attached=[m.container for m in view.members if m.attached],
             variables=[v.key for v in variables],
-            notes=notes,
+            notes=[*notes, *renewed.notes],
             start_command=start,
+            redeployed=renewed.apps,
         )
 
     def _view(self, pair: Pair) -> schemas.ConnectionView:

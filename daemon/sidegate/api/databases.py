@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from sidegate.api import schemas
 from sidegate.api.external import ExternalVerbs
+from sidegate.api.external_views import external_host
 from sidegate.api.logins import check_login, known_login, unknown_parts
 from sidegate.api.names import require_database
 from sidegate.api.world import World
@@ -97,7 +98,7 @@ class DatabaseVerbs:
         await require_database(self.world, name)
         engine, details = await known_login(self.world, name)
         external = self.world.intent.externals.get(name)
-        host, public = f"{name}.internal", self.world.external_host()
+        host, public = f"{name}.internal", external_host(self.world, external)
         usable = engine if details.user else None
         return schemas.Credentials(
             database=name,
@@ -132,7 +133,7 @@ class DatabaseVerbs:
             container=database.container.name if database else None,
             state=database.container.state if database else "absent",
             internal=f"{name}.internal:{DATABASE_PORT}",
-            external=f"{self.world.external_host()}:{external.port}" if external and on else None,
+            external=f"{external_host(self.world, external)}:{external.port}" if external and on else None,
             connections=self.world.partners(name),
             login=login,
         )

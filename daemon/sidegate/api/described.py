@@ -62,7 +62,10 @@ QUERIES: Mapping[str, Mapping[str, str]] = {
     },
     "DatabasesQuery": {"login": "try to log in to each database"},
     "RemoveDatabaseQuery": {"volume": "remove its data, too, for good"},
-    "DisconnectQuery": {"env": "whether the variables that the connection added stay"},
+    "DisconnectQuery": {
+        "env": "whether the variables that the connection added stay",
+        "redeploy": "then replace the containers of the app that lost them, if they are out of date",
+    },
     "KickQuery": {"client": "an address, or one session's address and port"},
 }
 """Parameters, by the type of the query."""
@@ -150,9 +153,10 @@ PROBLEMS: Mapping[str, tuple[str, ...]] = {
     "DELETE /v1/databases/{db}/sessions": ("not-found", "host-tool"),
     "GET /v1/databases/{db}/sessions": ("not-found", "host-tool"),
     "POST /v1/connections": (
-        *("not-found", "refused", "duplicate-connection", "key-clash", "pool-exhausted", *ENGINE, *CHANGES),
+        *("not-found", "refused", "duplicate-connection", "key-clash", "pool-exhausted", "rollout-failed"),
+        *(*ENGINE, *CHANGES),
     ),
-    "DELETE /v1/connections/{a}/{b}": ("not-found", *ENGINE, *CHANGES),
+    "DELETE /v1/connections/{a}/{b}": ("not-found", "refused", "rollout-failed", *ENGINE, *CHANGES),
     "GET /v1/certificates": ("refused",),
     "GET /v1/certificates/authority": ("refused", "certificate"),
     "PUT /v1/certificates/{name}": ("refused", *CHANGES),

@@ -100,22 +100,25 @@ class ExternalVerbs:
         return await external_view(self.world, name, warn=True)
 
     async def kick(self, name: str, client: str) -> schemas.Kicked:
-        """End a client's sessions, or the one of `address:port`, at both ends; it may come again.
-
-        Raises NotFoundError where it has none.
+        """End a client's sessions, or the one of `address:port`, at both ends, queries that run included; it may come
+        again. Raises NotFoundError where it has none.
         """
         await require_database(self.world, name)
         external = self.world.intent.externals.get(name)
         whole = parse_address(client.strip("[]"))
-        count = await self.world.data_plane.kick(name, str(whole) if whole else client)
+        cut = await self.world.data_plane.kick(name, str(whole) if whole else client)
         kernel = self.world.kernel
-        if external and kernel and not kernel.fault:
-            place = places(self.world.loop.last.desired, self.world.state, self.world.loop.rules).get(name)
-            pid, peer = (place.pid, place.peer) if place else (0, "")
-            count += await kernel.kick(name, external.port, pid, peer, {str(whole) if whole else client})
-        if not count:
+        try:
+            if external and kernel and not kernel.fault:
+                place = places(self.world.loop.last.desired, self.world.state, self.world.loop.rules).get(name)
+                pid, peer = (place.pid, place.peer) if place else (0, "")
+                cut += await kernel.kick(name, external.port, pid, peer, {str(whole) if whole else client})
+        finally:
+            if external and cut.clients:
+                await self.world.loop.kill_cut(name, external.port, cut.clients)
+        if not cut.count:
             raise NotFoundError(f"{client} has no session on {name}: see `sidegate external sessions {name}`")
-        return schemas.Kicked(database=name, client=client, sessions=count)
+        return schemas.Kicked(database=name, client=client, sessions=cut.count)
 
     async def show(self, name: str) -> schemas.ExternalView:
         """Whether it is on, where, and who is on it. Raises NotFoundError."""

@@ -7,7 +7,7 @@ from sidegate.api.logins import known_login
 from sidegate.api.world import World
 from sidegate.core.database_engines import DatabaseEngine
 from sidegate.core.forwarding import carry
-from sidegate.core.gates import Entry, Gate, KernelSession
+from sidegate.core.gates import AccessList, Entry, Gate, KernelSession
 from sidegate.core.guest import UNKNOWN_HOST, OwnContainer
 from sidegate.core.model import DatabaseDetails, External
 from sidegate.core.plan import ForwardInKernel
@@ -15,6 +15,8 @@ from sidegate.core.routes import DatabaseTarget
 from sidegate.core.sessions import Session
 from sidegate.errors import SidegateError
 from sidegate.log import get_logger
+
+LOOPBACK = "127.0.0.1"
 
 log = get_logger("api")
 
@@ -37,7 +39,7 @@ async def external_view(
         _nobody() if just_switched else forwarded_sessions(world, name),
         _warnings(world, name, external if warn else None),
     )
-    host, port = world.external_host(), external.port if external else None
+    host, port = external_host(world, external), external.port if external else None
     present = world.data_plane.listeners().get(name)
     on = bool(external and external.enabled)
     ends = external.expires_at if external and on else 0.0
@@ -70,6 +72,13 @@ async def external_view(
         carrier=carrier,
         carrier_reason=reason,
     )
+
+
+def external_host(world: World, external: External | None) -> str:
+    """What to connect to: this machine's address, but its loopback where nobody else may come in, since a client here
+    that connects to the address has that one itself."""
+    here = external is not None and world.container is None and AccessList(external.gate).loopback_only
+    return LOOPBACK if here else world.external_host()
 
 
 def carried_by(world: World, name: str, external: External) -> tuple[str, str | None]:

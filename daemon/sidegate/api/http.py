@@ -25,7 +25,7 @@ from sidegate.api.client import TARGET_LINE_MOST
 from sidegate.api.commands import Commands
 from sidegate.api.listener import BACKLOG, listen
 from sidegate.api.problems import BODY_MOST, problem_document
-from sidegate.api.progress import Progress, unheard
+from sidegate.api.progress import unheard
 from sidegate.api.schemas import EventsQuery
 from sidegate.api.streams import AbandonedError, Teller, upload, wanted
 from sidegate.core.audit import AuditEntry
@@ -139,11 +139,10 @@ def _handler(commands: Commands, call: Call) -> Handler:
             if sse.wanted(request):
                 return await _follow(commands, call, request, last)
         if not call.streams:
-            return _whole(await _run(commands, call, request, peer, unheard))
+            return _whole(await _run(commands, call, request, peer))
         teller = Teller(request, lambda error: problem_document(error, request))
-        run = _run(commands, call, request, peer, teller.say if wanted(request) else unheard)
         try:
-            result = await teller.accompany(run, attended=call.attended)
+            result = await _run(commands, call, request, peer, teller)
         except Exception as error:
             failed = await teller.fail(error)
             if failed is None:
@@ -154,9 +153,10 @@ def _handler(commands: Commands, call: Call) -> Handler:
     return handle
 
 
-async def _run(commands: Commands, call: Call, request: web.Request, peer: Peer, progress: Progress) -> Any:
-    """Decode, run the verb, and write to the audit trail how it ended."""
-    asked = Asked(dict(request.match_info), progress=progress)
+async def _run(commands: Commands, call: Call, request: web.Request, peer: Peer, teller: Teller | None = None) -> Any:
+    """Decode, run the verb, and write to the audit trail how it ended. The body is read at once: a caller who leaves
+    when he has sent it has still asked."""
+    asked = Asked(dict(request.match_info), progress=teller.say if teller and wanted(request) else unheard)
     outcome = "internal"
     try:
         asked = replace(asked, query=_decode_query(request, call))
@@ -164,7 +164,8 @@ async def _run(commands: Commands, call: Call, request: web.Request, peer: Peer,
             asked = replace(asked, upload=_upload(request, call))
         else:
             asked = replace(asked, body=await _decode_body(request, call))
-        result = await call.run(commands, asked)
+        verb = _verb(commands, call, asked)
+        result = await (teller.accompany(verb, attended=call.attended) if teller else verb)
         outcome = "done"
     except SidegateError as error:
         outcome = error.code
@@ -176,6 +177,10 @@ async def _run(commands: Commands, call: Call, request: web.Request, peer: Peer,
         if call.audited(asked):
             await _audit(commands, peer, call.name(asked), outcome)
     return result
+
+
+async def _verb(commands: Commands, call: Call, asked: Asked) -> Any:
+    return await call.run(commands, asked)
 
 
 async def _follow(commands: Commands, call: Call, request: web.Request, last: int | None) -> web.StreamResponse:

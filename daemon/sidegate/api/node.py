@@ -11,7 +11,7 @@ from sidegate.api.world import World
 from sidegate.core.desired import is_ours
 from sidegate.core.durations import parse_duration
 from sidegate.core.kinds import KINDS
-from sidegate.errors import EngineUnavailableError, InvalidInputError, SidegateError
+from sidegate.errors import EngineUnavailableError, InvalidInputError, SidegateError, StoreError
 
 VERSION_SECONDS = 2.0
 AUDIT_MOST = 1000
@@ -150,7 +150,7 @@ class NodeVerbs:
                 await world.rollouts.remove_all()
             await remove_containers(world)
             await self._remove_networks()
-            await world.store.purge()
+            await self._forget()
         except SidegateError:
             if world.rollouts is not None:
                 world.rollouts.resume()
@@ -163,6 +163,18 @@ class NodeVerbs:
             variables=sum(map(len, intent.env.values())),
             kept_volumes=sorted(own.volume for own in intent.own_databases.values()),
         )
+
+    async def _forget(self) -> None:
+        """What is still remembered is made again: a daemon that wants nothing would serve nobody."""
+        try:
+            await self.world.store.purge()
+        except StoreError as error:
+            self.world.loop.resume()
+            fault = str(error).removesuffix(": nothing was changed")
+            raise StoreError(
+                f"{fault}: what is remembered was not removed, so its networks are made again: ask again once that is "
+                "mended"
+            ) from None
 
     async def _remove_networks(self) -> None:
         try:

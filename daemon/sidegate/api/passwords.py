@@ -1,13 +1,13 @@
 """The verb of passwords: db password."""
 
-import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sidegate.api import schemas
 from sidegate.api.logins import check_login, known_login
 from sidegate.api.names import require_database
 from sidegate.api.progress import Progress, unheard
+from sidegate.api.renewing import Renewal
 from sidegate.api.world import World
 from sidegate.core.database_engines import DatabaseEngine
 from sidegate.core.labels import DATABASE
@@ -21,8 +21,7 @@ class PasswordVerbs:
     """One password per database, whichever way its clients come in."""
 
     world: World
-    redeploy: Callable[[str, Progress], Awaitable[object]] | None = None
-    """Replaces an app's containers by ones with its present variables."""
+    renewal: Renewal
 
     async def change(
         self, name: str, asked: schemas.PasswordRequest, progress: Progress = unheard
@@ -64,16 +63,6 @@ class PasswordVerbs:
         view.containers = self._containers(changed.old.password)
         view.notes += _advice(name, asked, view, renewed)
         return view
-
-    async def bring_up_to_date(self, app: str, progress: Progress = unheard) -> None:
-        """Redeploy an app, after what is being done about its containers already. Raises SidegateError."""
-        rollouts = self.world.rollouts
-        if self.redeploy is None:
-            raise RefusedError("this daemon makes no containers")
-        if rollouts is not None and rollouts.under_way(app):
-            with contextlib.suppress(SidegateError):  # how that ends does not matter here
-                await rollouts.carry_out(app, progress)
-        await self.redeploy(app, progress)
 
     async def _check(self, name: str, engine: DatabaseEngine, before: DatabaseDetails, new: str) -> None:
         """Raise RefusedError where it is plain beforehand that the change cannot be made."""
@@ -122,7 +111,7 @@ class PasswordVerbs:
             if not any(container.running for container in self.world.discovery.containers(app)):
                 continue
             try:
-                await self.bring_up_to_date(app, progress)
+                await self.renewal.bring_up_to_date(app, progress)
             except SidegateError as error:
                 view.notes.append(f"{app} was not redeployed, and has its old variables until it is: {error}")
             else:

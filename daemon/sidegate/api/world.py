@@ -34,7 +34,7 @@ from sidegate.core.model import (
 )
 from sidegate.core.plan import Action
 from sidegate.core.routes import Routes
-from sidegate.core.sessions import Listening, Session, WorkerStatus
+from sidegate.core.sessions import Client, Cut, Listening, Session, WorkerStatus
 from sidegate.core.tally import Histogram, Tally
 from sidegate.errors import SidegateError
 
@@ -183,7 +183,13 @@ class Loop(Protocol):
         """Have a database's external connection be as the intent has it, at once; returns what failed. Raises
         TimeoutError."""
 
+    async def kill_cut(self, database: str, port: int, clients: frozenset[Client]) -> None:
+        """Have a database's server end the sessions of external clients that were cut; where it cannot, a problem."""
+
     async def purge(self) -> Pass: ...
+
+    def resume(self) -> None:
+        """Go back to work after a purge that came to nothing."""
 
 
 class Engine(Protocol):
@@ -229,8 +235,8 @@ class DataPlane(Protocol):
 
     async def sessions(self, database: str) -> Sequence[Session]: ...
 
-    async def kick(self, database: str, client: str) -> int:
-        """Cut the sessions of an address, or of an address and port; returns how many there were."""
+    async def kick(self, database: str, client: str) -> Cut:
+        """Cut the sessions of an address, or of an address and port; returns which there were."""
 
     def refusals(self, database: str) -> Mapping[str, int]: ...
 
@@ -259,8 +265,8 @@ class Kernel(Protocol):
     async def traffic(self) -> Mapping[int, tuple[int, int]]:
         """Public port -> sessions now, and so far. Raises HostToolError."""
 
-    async def kick(self, database: str, port: int, pid: int, peer: str, addresses: Collection[str]) -> int:
-        """End the sessions of client addresses; returns how many. Raises SidegateError."""
+    async def kick(self, database: str, port: int, pid: int, peer: str, addresses: Collection[str]) -> Cut:
+        """End the sessions of client addresses; returns which. Raises SidegateError."""
 
 
 class EngineCalls(Protocol):

@@ -8,7 +8,7 @@ from sidegate.api import schemas
 from sidegate.api.client import quote
 from sidegate.cli import tables
 from sidegate.cli.completing import complete_any, complete_partner
-from sidegate.cli.session import Session, common, confirm, nothing_changed, pass_session, require_terminal
+from sidegate.cli.session import Session, common, confirm, goes_on, nothing_changed, pass_session, require_terminal
 
 
 @click.command()
@@ -19,9 +19,12 @@ from sidegate.cli.session import Session, common, confirm, nothing_changed, pass
 )
 @click.option("--rename", "renames", multiple=True, metavar="OLD=NEW", help="Add one under another name; repeatable.")
 @click.option("--scope", default="runtime", show_default=True, help="Where the variables count: build, runtime, both.")
+@click.option("--redeploy", is_flag=True, help="Then replace the app's containers, if any lacks its variables.")
 @common
 @pass_session
-def connect(session: Session, app: str, target: str, env: bool, renames: Sequence[str], scope: str) -> None:
+def connect(
+    session: Session, app: str, target: str, env: bool, renames: Sequence[str], scope: str, redeploy: bool
+) -> None:
     """Make an internal connection: join an app and a database, or two apps, on a network of their own. Running
     containers need no restart. The database may come first: the app is what gets the variables.
 
@@ -29,14 +32,21 @@ def connect(session: Session, app: str, target: str, env: bool, renames: Sequenc
     its own details; an app NAME brings NAME_HOST, NAME_PORT and NAME_URL. A name that is taken is refused, and nothing
     is added then: use --rename, or `env rename` later. Builds cannot use an internal connection.
 
+    Containers that run have the variables once they are replaced: --redeploy does so at once, as `app redeploy` does.
+    Should that fail, the connection and the variables stay.
+
     \b
     Examples:
-      sidegate connect shop shop-db --env
+      sidegate connect shop shop-db --env --redeploy
       sidegate connect shop shop-db --env --rename DB_HOST=MYSQL_HOST
     """
-    body = schemas.ConnectRequest(app=app, target=target, env=env, renames=_renames(renames), scope=scope)
+    body = schemas.ConnectRequest(
+        app=app, target=target, env=env, renames=_renames(renames), scope=scope, redeploy=redeploy
+    )
     doing = f"connecting {app} and {target}"
-    session.show(session.call("POST", "/v1/connections", schemas.Connected, body=body, doing=doing), _show_connected)
+    with goes_on(app):
+        reply = session.stream("POST", "/v1/connections", schemas.Connected, body=body, doing=doing)
+    session.show(reply, _show_connected)
 
 
 def _renames(words: Sequence[str]) -> dict[str, str]:
@@ -57,6 +67,8 @@ def _show_connected(done: schemas.Connected) -> None:
         tables.say(f"attached: {', '.join(done.attached)}")
     if done.variables:
         tables.say(f"added to {done.app}: {', '.join(done.variables)}")
+    if done.redeployed:
+        tables.say(f"redeployed: {', '.join(done.redeployed)}")
     tables.warn(done.notes)
 
 
@@ -69,22 +81,27 @@ def _show_connected(done: schemas.Connected) -> None:
     default=None,
     help="Leave the variables that the connection added, or remove them. By default it asks, and with --yes removes.",
 )
+@click.option("--redeploy", is_flag=True, help="Then replace the containers of the app that lost variables.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @common
 @pass_session
-def disconnect(session: Session, app: str, target: str, keep: bool | None, yes: bool) -> None:
+def disconnect(session: Session, app: str, target: str, keep: bool | None, redeploy: bool, yes: bool) -> None:
     """Remove an internal connection at once, open sessions included. Their other connections go on.
 
     \b
     Examples:
       sidegate disconnect shop shop-db
+      sidegate disconnect shop shop-db --remove-env --redeploy
       sidegate disconnect shop shop-db --keep-env --yes
     """
     if not yes:
         keep = _ask(session, app, target, keep)
-    path, query = f"/v1/connections/{quote(app, target)}", {"env": "keep"} if keep else {}
+    path = f"/v1/connections/{quote(app, target)}"
+    query = ({"env": "keep"} if keep else {}) | ({"redeploy": "true"} if redeploy else {})
     doing = f"disconnecting {app} and {target}"
-    session.show(session.call("DELETE", path, schemas.Disconnected, query=query, doing=doing), _show_disconnected)
+    with goes_on(app):
+        reply = session.stream("DELETE", path, schemas.Disconnected, query=query, doing=doing)
+    session.show(reply, _show_disconnected)
 
 
 def _ask(session: Session, app: str, target: str, keep: bool | None) -> bool:
@@ -125,6 +142,8 @@ def _show_disconnected(done: schemas.Disconnected) -> None:
         tables.say(f"detached: {', '.join(done.detached)}")
     if done.variables_removed:
         tables.say(f"removed variables: {', '.join(done.variables_removed)}")
+    if done.redeployed:
+        tables.say(f"redeployed: {', '.join(done.redeployed)}")
     if done.variables_kept:
         tables.say(f"kept variables, which no longer lead anywhere: {', '.join(done.variables_kept)}")
     tables.warn(done.notes)

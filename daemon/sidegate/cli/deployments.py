@@ -1,10 +1,8 @@
 """The verbs that make, replace and remove containers of apps: deploy, redeploy, port, domains, rm, logs."""
 
-import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import click
@@ -14,7 +12,7 @@ from sidegate.api.client import Client, find_socket, quote
 from sidegate.cli import tables
 from sidegate.cli.apps import app, show_app
 from sidegate.cli.completing import complete_app, complete_domain
-from sidegate.cli.session import Session, common, confirm, pass_session
+from sidegate.cli.session import Session, common, confirm, goes_on, pass_session
 
 
 @app.command("deploy")
@@ -74,19 +72,9 @@ def app_deploy(
         dotenv=env_file.read().decode() if env_file else None,
     )
     path = f"/v1/apps/{quote(name)}/deployment"
-    with _goes_on(name):
+    with goes_on(name):
         reply = session.stream("PUT", path, schemas.AppView, body=body, doing=f"deploying {name}")
     session.show(reply, show_app)
-
-
-@contextlib.contextmanager
-def _goes_on(name: str) -> Iterator[None]:
-    """Who does not want to wait any longer is told that nothing has ended."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        click.echo(f"sidegate: not waiting any longer; it goes on: see `sidegate app show {name}`", err=True)
-        raise SystemExit(130) from None
 
 
 def _variables(given: tuple[str, ...]) -> dict[str, str]:
@@ -116,7 +104,7 @@ def app_redeploy(session: Session, name: str) -> None:
       sidegate app redeploy shop
     """
     path = f"/v1/apps/{quote(name)}/rollouts"
-    with _goes_on(name):
+    with goes_on(name):
         reply = session.stream("POST", path, schemas.AppView, doing=f"redeploying {name}")
     session.show(reply, show_app)
 
@@ -135,7 +123,7 @@ def app_port(session: Session, name: str, port: int) -> None:
       sidegate app port shop 3000
     """
     path, body = f"/v1/apps/{quote(name)}/port", schemas.PortRequest(port=port)
-    with _goes_on(name):
+    with goes_on(name):
         reply = session.stream("PUT", path, schemas.AppView, body=body, doing=f"changing the port of {name}")
     session.show(reply, show_app)
 
@@ -184,7 +172,7 @@ def app_rm(session: Session, name: str, yes: bool) -> None:
     """
     confirm(f"Remove {name}, with its variables, domains and connections?", yes)
     path = f"/v1/apps/{quote(name)}"
-    with _goes_on(name):
+    with goes_on(name):
         reply = session.stream("DELETE", path, schemas.AppRemoved, doing=f"removing {name}")
     session.show(reply, _show_removed)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sidegate.cli.session import ESCAPED, Session, common, pass_session, progress
-from sidegate.cli.tables import printable
+from sidegate.cli.tables import printable, style
 
 if TYPE_CHECKING:
     from sidegate.doctor.findings import Finding
@@ -65,11 +65,11 @@ def show(found: Sequence["Finding"], *, verbose: bool) -> None:
             continue
         if finding.group != group:
             group = finding.group
-            click.secho(group, bold=True)
-        level = click.style(finding.level.ljust(7), fg=COLOURS[finding.level])
-        click.echo(f"  {level}  {click.style(finding.check, bold=True)}: {_line(finding.text)}")
+            click.echo(style(group, bold=True))
+        level = style(finding.level.ljust(7), COLOURS[finding.level])
+        click.echo(f"  {level}  {style(finding.check, bold=True)}: {_line(finding.text)}")
         for line in finding.command.split("\n") if finding.command else ():
-            click.echo(INDENT + click.style(printable(line), fg="cyan"))
+            click.echo(INDENT + style(printable(line), "cyan"))
         if finding.advice:
             click.echo(INDENT + _line(finding.advice))
     _show_unknown([finding for finding in found if finding.level == "unknown"])
@@ -82,7 +82,7 @@ def _show_unknown(unknown: Iterable["Finding"]) -> None:
     for finding in unknown:
         reasons.setdefault((finding.text, finding.advice), []).append(finding.check)
     if reasons:
-        click.secho("not looked at", bold=True)
+        click.echo(style("not looked at", bold=True))
     for (text, advice), checks in reasons.items():
         click.echo(f"  {', '.join(checks)}: {_line(text)}")
         if advice:

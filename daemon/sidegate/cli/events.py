@@ -108,7 +108,7 @@ def _follow(session: Session, query: dict[str, str]) -> None:
         if session.json:
             _write_json(json.loads(sent.data) | ({"kind": LOST} if sent.kind == LOST else {}))
         elif sent.kind == LOST:
-            click.secho("… events may be missing here", fg="yellow")
+            click.echo(tables.style("… events may be missing here", "yellow"))
         else:
             click.echo(line(msgspec.json.decode(sent.data, type=schemas.EventView)))
         sys.stdout.flush()
@@ -118,7 +118,7 @@ def line(event: schemas.EventView) -> str:
     """An event as a line for a terminal."""
     at = time.strftime("%H:%M:%S", time.localtime(event.at))
     kind, subject = event.kind.ljust(KIND_WIDTH), tables.printable(event.subject).ljust(SUBJECT_WIDTH)
-    return f"{at}  {click.style(kind, fg=colour(event.kind))}  {subject}  {_one_line(event.text)}"
+    return f"{at}  {tables.style(kind, colour(event.kind))}  {subject}  {_one_line(event.text)}"
 
 
 def colour(kind: str) -> str | None:

@@ -211,7 +211,7 @@ def external_allow(session: Session, name: str, networks: tuple[str, ...], remov
 @common
 @pass_session
 def external_deny(session: Session, name: str, networks: tuple[str, ...], remove: tuple[str, ...]) -> None:
-    """Keep these networks out, allowed or not; their sessions are cut.
+    """Keep these networks out, allowed or not; their sessions are cut, with the queries that they have running.
 
     \b
     Example:
@@ -250,7 +250,8 @@ def external_extend(session: Session, name: str, lasting: str) -> None:
 @common
 @pass_session
 def external_kick(session: Session, name: str, client: str) -> None:
-    """End the sessions of an address, or one of them. The client may come again: `external deny` keeps it out.
+    """End the sessions of an address, or one of them, with the queries that they have running in the database. The
+    client may come again: `external deny` keeps it out.
 
     \b
     Example:

@@ -35,7 +35,13 @@ def db_password(session: Session, name: str, generate: bool, stdin: bool, update
     given = read_new_password(name) if stdin else None
     body = schemas.PasswordRequest(password=given, generate=generate, update_env=update_env, disconnect=disconnect)
     path, doing = f"/v1/databases/{quote(name)}/password", f"changing the password of {name}"
-    session.show(session.stream("PUT", path, schemas.PasswordSet, body=body, doing=doing), _show_password)
+    try:
+        reply = session.stream("PUT", path, schemas.PasswordSet, body=body, doing=doing)
+    except KeyboardInterrupt:
+        text = f"not waiting any longer; it goes on: `sidegate db credentials {name}` tells which password counts"
+        click.echo(f"sidegate: {text}", err=True)
+        raise SystemExit(130) from None
+    session.show(reply, _show_password)
 
 
 def _show_password(done: schemas.PasswordSet) -> None:

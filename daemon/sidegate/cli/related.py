@@ -49,7 +49,7 @@ RELATED = {
     "db password": "db credentials, env ls, app redeploy",
     "db create": "connect, db credentials, db rm",
     "db rm": "db create, disconnect",
-    "connect": "disconnect, connections, env ls",
+    "connect": "disconnect, connections, env ls, app redeploy",
     "disconnect": "connect, connections",
     "connections": "connect, disconnect, db show",
     "external": "db, connect",

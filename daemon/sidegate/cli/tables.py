@@ -4,6 +4,7 @@ longer than most verbs; everything else is plain lines, never broken, so that wh
 Names stand as they are, with no markup; characters that a terminal would obey do not get through.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -38,7 +39,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
     for name, value in pairs:
         if shown := word(value):
             colour = "green" if shown in GOOD else None
-            click.echo(click.style(name.ljust(MARGIN), bold=True) + click.style(shown, fg=colour))
+            click.echo(style(name.ljust(MARGIN), bold=True) + style(shown, colour))
 
 
 def say(text: str) -> None:
@@ -49,7 +50,15 @@ def say(text: str) -> None:
 def warn(texts: Iterable[str]) -> None:
     """Sentences that should not be missed."""
     for text in texts:
-        click.secho(f"! {word(text)}", fg="yellow")
+        click.echo(style(f"! {word(text)}", "yellow"))
+
+
+def style(text: str, colour: str | None = None, *, bold: bool = False) -> str:
+    """`text` in a colour, or bold, for a terminal that can show it and a reader who wants it (no-color.org)."""
+    shown = None if os.environ.get("NO_COLOR") else colour
+    if os.environ.get("TERM") == "dumb" or not (shown or bold):
+        return text
+    return click.style(text, fg=shown, bold=bold or None)
 
 
 def word(value: object) -> str:

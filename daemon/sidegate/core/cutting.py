@@ -1,14 +1,22 @@
-"""How sessions end where the daemon may not enter containers' network namespaces: by their database's engine alone.
+"""How sessions end at a database's server: those that were cut, and all where nothing but the server can end them.
 
-An app's connection to another app, or to a database whose engine cannot be asked, stays with its two ends until they
-give up by themselves; nothing passes any more all the same.
+Where the daemon may not enter containers' network namespaces an app's connection to another app, or to a database whose
+engine cannot be asked, stays with its two ends until they give up by themselves; nothing passes any more all the same.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from sidegate.core.plan import Action, DestroySockets, DisconnectContainer, ForgetFlows, KillSessions
+from sidegate.core.plan import (
+    Action,
+    DestroySockets,
+    DisconnectContainer,
+    ForgetFlows,
+    ForwarderAction,
+    KillSessions,
+)
+from sidegate.core.sessions import Client
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +28,21 @@ class EndSessions(KillSessions):
     @property
     def what(self) -> str:
         return f"end sessions of {self.database} with {self.peers}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillCut(ForwarderAction):
+    """End a database server's threads for exactly those external clients that this chain has cut before, and for
+    `clients`, as the database knew them: a destroyed socket does not stop a running query. Last, since a login may take
+    long."""
+
+    rank: ClassVar[int] = 8
+    essential: ClassVar[bool] = False
+    clients: frozenset[Client] = field(repr=False, default=frozenset())
+
+    @property
+    def what(self) -> str:
+        return f"kill the sessions of {self.database} that were cut on port {self.port}"
 
 
 def by_engines_alone(actions: Iterable[Action]) -> Iterator[Action]:

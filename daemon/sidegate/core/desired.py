@@ -42,8 +42,7 @@ class DesiredNetwork:
 
     @property
     def device(self) -> str:
-        """The bridge device's name: 15 characters are all that the kernel allows (IFNAMSIZ)."""
-        return f"sg-{hashlib.sha256(self.name.encode()).hexdigest()[:12]}"
+        return bridge_device(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +74,11 @@ class Desired:
     passwords: tuple[str, ...] = ()
     """databases that are to be told a new password, and can be"""
     visits: Mapping[str, bool] = field(default_factory=dict)
+
+
+def bridge_device(network: str) -> str:
+    """The name of a network's bridge: 15 characters are all that the kernel allows (IFNAMSIZ)."""
+    return f"sg-{hashlib.sha256(network.encode()).hexdigest()[:12]}"
 
 
 def pair_network(pair: Pair, rules: Rules) -> str:

@@ -39,10 +39,9 @@ def assign_domains(
     A claim in `held` stands while its app lists the domain, and while the app has no containers but is not yet `gone`.
     `<name>.<base_domain>` belongs to the app of that name and is never claimed.
     """
+    listed = {name: frozenset(map(str, app.domains)) for name, app in apps.items()}  # one app may have thousands
     claims = {
-        domain: app
-        for domain, app in held.items()
-        if (app in apps and parse_domain(domain) in apps[app].domains) or (app not in apps and app not in gone)
+        domain: app for domain, app in held.items() if (domain in listed[app] if app in listed else app not in gone)
     }
     problems = []
     for app in sorted(apps.values(), key=_seniority):

@@ -7,7 +7,9 @@ counts and logs whom nobody lets in. The kernel comes besides it, where it can b
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import ClassVar
 
+from sidegate.core.cutting import KillCut
 from sidegate.core.gates import AccessList, Gate, KernelForward, kernel_forward
 from sidegate.core.model import External, Problem
 from sidegate.core.plan import (
@@ -24,6 +26,7 @@ from sidegate.core.sessions import Listening
 
 OFF = "the external connection is off"
 ON = "the external connection is on"
+CHANGED = "who may come in was changed"
 DOWN = "the database does not run"
 LOCAL = "no IPv4 client from elsewhere may come in"
 
@@ -103,6 +106,14 @@ class Place:
     peer: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveToWorkers(StopForwarding):
+    """Take a port from the kernel that stays open: after the listener serves those too whom it had left to the kernel,
+    or it would refuse them meanwhile as over their limit."""
+
+    rank: ClassVar[int] = 5
+
+
 def close_actions(place: Place, present: Listening, kernel: Kernel) -> Iterator[Action]:
     """Off: both ways in at once, then the sessions of the kernel; those of the workers end with their listener."""
     port = present.gate.port
@@ -120,20 +131,25 @@ def open_actions(place: Place, wanted: Forwarding, present: Listening | None, ke
     here = present if present is not None and present.gate.port == gate.port else None
     settled = carried == wanted.kernel
     if here is None or here.gate != gate or (here.kernel and not (settled and wanted.limited)):
-        cause = ON if here is None else "who may come in was changed" if here.gate != gate else _left(wanted)
+        cause = ON if here is None else CHANGED if here.gate != gate else _left(wanted)
         yield OpenForwarder(database=name, port=gate.port, gate=gate, cause=cause)
+    parting = here is not None and here.gate != gate and not _access(gate).keeps(_access(here.gate))
     if wanted.kernel is None:
         if gate.port in kernel.ports:
-            yield StopForwarding(database=name, port=gate.port, cause=_left(wanted))
+            yield LeaveToWorkers(database=name, port=gate.port, cause=_left(wanted))
             yield cut(place, gate.port, _left(wanted))
     elif not settled:
         yield ForwardInKernel(database=name, port=gate.port, forward=wanted.kernel, cause=_forwarded(carried))
         if carried and carried.address != wanted.kernel.address:
             yield cut(place, gate.port, "the database has another address")
+            parting = False  # they were another server's
         elif gate.port in kernel.ports and wanted.kernel.admitted is not None:
-            yield cut(place, gate.port, "who may come in was changed", gate)
+            yield cut(place, gate.port, CHANGED, gate)
+            parting = True
     if wanted.limited and not (here and here.kernel and here.gate == gate and settled):
         yield ReserveForKernel(database=name, port=gate.port, gate=gate, cause="the kernel counts sessions")
+    if parting:
+        yield KillCut(database=name, port=gate.port, cause=CHANGED)
 
 
 def stray_actions(

@@ -154,6 +154,12 @@ class AccessList:
         """Whether all whom `earlier` admitted may still come in, so that nobody need be cut."""
         return _covers(self.ipv4, earlier.ipv4) and _covers(self.ipv6, earlier.ipv6)
 
+    @property
+    def loopback_only(self) -> bool:
+        """Whether clients on this machine may come in, over 127.0.0.1 at least, and nobody else."""
+        nobody_else = _covers(_LOOPBACK_V4, self.ipv4) and _covers(_LOOPBACK_V6, self.ipv6)
+        return nobody_else and self.admits("127.0.0.1").allowed
+
     def _reason(self, address: IPv4Address | IPv6Address) -> str:
         denying = [entry for entry in self.gate.deny if address in ip_network(entry.cidr)]
         if denying:
@@ -222,7 +228,7 @@ def parse_cidr(text: str) -> str:
     except ValueError as error:
         raise InvalidInputError(_address_fault(address_text)) from error
     bits = address.max_prefixlen
-    if slash and int(length) > bits:
+    if slash and (len(length) > len(str(bits)) or int(length) > bits):
         raise InvalidInputError(f"{text!r}: an IPv{address.version} prefix length is 0 to {bits}")
     network = ip_network(f"{address}/{length or bits}", strict=False)
     if network.network_address != address:

@@ -16,7 +16,8 @@ KERNEL_FAULT = "the daemon's container has a network of its own, and rules there
 
 LOST_SIGHT = (
     "the host's network cannot be looked at from a container without pid: host, CAP_SYS_ADMIN and CAP_SYS_PTRACE: "
-    "there is no bridge fast path, and internal_pool is not compared with the host's routes"
+    "there is no bridge fast path and no fence around private networks, and internal_pool is not compared with the "
+    "host's routes"
 )
 
 UNKNOWN_HOST = "127.0.0.1"

@@ -14,6 +14,7 @@ from sidegate.core import compose
 from sidegate.core.database_engines import DATABASE_ENGINES
 from sidegate.core.model import DATABASE_PORT, DEFAULT_INSTANCE, Container, Problem, Rules, name_fault
 from sidegate.core.options import OPTIONS, option_fault
+from sidegate.core.quoting import MOST, listed, plain, quoted
 from sidegate.errors import FixedPortError
 
 PREFIX = "sidegate."
@@ -31,6 +32,8 @@ END_A, END_B = "sidegate.end.a", "sidegate.end.b"
 SWARM_TASK = "com.docker.swarm.task.id"
 
 DEFAULT_APP_PORT = 8080
+MOST_DIGITS = 5  # of a port; int() raises for thousands of them
+LONGEST_GUESSED = 60  # characters of a label that may be a slip of a known one
 HOST_PATTERN = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 PATH_PATTERN = re.compile(r"(/[!-.0-~]+)*/?")
 
@@ -215,13 +218,16 @@ def _trusted_labels(container: Container, rules: Rules, problems: list[Problem])
     if not rules.trust_image_labels:
         inherited = sorted(key for key in ours if container.image_labels.get(key) == container.labels[key])
         if inherited:
-            text = f"ignored {', '.join(inherited)}: an image cannot say who its containers are"
+            text = f"ignored {listed(inherited)}: an image cannot say who its containers are"
             problems.append(Problem(container.name, f"{text}; label the container, or set trust_image_labels"))
         ours = {key: value for key, value in ours.items() if key not in inherited}
-    for key in sorted(set(ours) - KNOWN):
-        guess = difflib.get_close_matches(key, KNOWN, 1)
+    unknown = sorted(set(ours) - KNOWN)
+    for key in unknown[:MOST]:  # each guess takes a while, and an image can carry thousands
+        guess = difflib.get_close_matches(key, KNOWN, 1) if len(key) < LONGEST_GUESSED else ()
         hint = f", did you mean {guess[0]}?" if guess else f"; known are {', '.join(sorted(KNOWN))}"
-        problems.append(Problem(container.name, f"unknown label {key}{hint}"))
+        problems.append(Problem(container.name, f"unknown label {plain(key)}{hint}"))
+    if (more := len(unknown) - MOST) > 0:
+        problems.append(Problem(container.name, f"unknown labels: {more} more"))
     return ours
 
 
@@ -250,7 +256,7 @@ def _given_identity(container: Container, labels: Mapping[str, str]) -> tuple[st
     if app is not None and database is not None:
         raise _LabelError(f"labelled both {APP} and {DATABASE}: keep one")
     if app is None and database is None:
-        raise _LabelError(f"has {', '.join(sorted(labels))} but neither {APP} nor {DATABASE}: add one of them")
+        raise _LabelError(f"has {listed(labels)} but neither {APP} nor {DATABASE}: add one of them")
     kind, name = (APP, app) if app is not None else (DATABASE, database or "")
     if fault := name_fault(name):
         raise _LabelError(f"{kind}: {fault}")
@@ -267,15 +273,16 @@ def _engine(container: Container, labels: Mapping[str, str], problems: list[Prob
     if engine is None:
         raise _LabelError(f"has no {ENGINE}: add it; known database engines are {known}")
     if engine not in DATABASE_ENGINES:
-        raise _LabelError(f"{ENGINE}={engine!r} is not a known database engine; known are {known}")
+        raise _LabelError(f"{ENGINE}={quoted(engine)} is not a known database engine; known are {known}")
     if labels.get(PORT, str(DATABASE_PORT)) != str(DATABASE_PORT):
-        problems.append(Problem(container.name, f"ignored {PORT}={labels[PORT]}: {FixedPortError()}"))
+        problems.append(Problem(container.name, f"ignored {PORT}={plain(labels[PORT])}: {FixedPortError()}"))
     return engine
 
 
 def parse_port(text: str) -> int | None:
     """1..65535 in plain decimal, or None."""
-    return port if text.isascii() and text.isdecimal() and 0 < (port := int(text)) < 65536 else None
+    few = len(text) <= MOST_DIGITS and text.isascii() and text.isdecimal()
+    return port if few and 0 < (port := int(text)) < 65536 else None
 
 
 def _port(container: Container, labels: Mapping[str, str], *, found: bool) -> int:
@@ -283,7 +290,7 @@ def _port(container: Container, labels: Mapping[str, str], *, found: bool) -> in
     a label is an app only where something is known of its port."""
     if (label := labels.get(PORT)) is not None:
         if (port := parse_port(label)) is None:
-            raise _LabelError(f"{PORT}={label!r} is not a port: use a number from 1 to 65535")
+            raise _LabelError(f"{PORT}={quoted(label)} is not a port: use a number from 1 to 65535")
         return port
     given = parse_port(container.env.get("PORT", ""))
     if found:
@@ -305,16 +312,20 @@ def _app(name: str, members: list[tuple[Replica, Mapping[str, str]]], problems: 
         if given == RECREATE:  # where one of them says that two cannot run side by side, better none do
             strategy = RECREATE
         elif given != ROLLING:
-            fault = f"ignored {STRATEGY}={given}: it is {ROLLING} or {RECREATE}"
+            fault = f"ignored {STRATEGY}={plain(given)}: it is {ROLLING} or {RECREATE}"
             problems.append(Problem(replica.container.name, fault))
+        wrong = []
         for text in filter(None, (part.strip() for part in labels.get(DOMAINS, "").split(","))):
-            domain = parse_domain(text)
-            if domain is None:
-                fault = f"{DOMAINS}: {text!r} is not a domain"
-                hint = "write shop.example.com, *.shop.example.com or example.com/api"
-                problems.append(Problem(replica.container.name, f"{fault}: {hint}"))
-            else:
+            if domain := parse_domain(text):
                 domains[domain] = None
+            else:
+                wrong.append(text)
+        for text in wrong[:MOST]:
+            fault = f"{DOMAINS}: {quoted(text)} is not a domain"
+            hint = "write shop.example.com, *.shop.example.com or example.com/api"
+            problems.append(Problem(replica.container.name, f"{fault}: {hint}"))
+        if (more := len(wrong) - MOST) > 0:
+            problems.append(Problem(replica.container.name, f"{DOMAINS}: {more} more are not domains"))
         for option in OPTIONS:
             text = labels.get(PREFIX + option, "")
             if text and (why := option_fault(option, text)):

@@ -10,6 +10,7 @@ from ipaddress import IPv4Network
 from typing import Self
 
 from sidegate.core.gates import Gate
+from sidegate.core.quoting import quoted
 from sidegate.core.routes import DATABASE_PORT as DATABASE_PORT
 from sidegate.core.routes import Policy
 from sidegate.errors import InvalidInputError
@@ -29,7 +30,7 @@ def name_fault(name: str) -> str:
         return f"the name {name!r} is reserved"
     if not NAME_PATTERN.fullmatch(name):
         return (
-            f"{name!r} is not a name: use 1 to 40 of a-z, 0-9 and single dashes, "
+            f"{quoted(name)} is not a name: use 1 to 40 of a-z, 0-9 and single dashes, "
             "beginning with a letter and not ending with a dash"
         )
     return ""

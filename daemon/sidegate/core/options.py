@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from sidegate.core.quoting import quoted
 from sidegate.core.routes import Policy
 from sidegate.errors import InvalidInputError
 
@@ -174,7 +175,7 @@ OPTIONS: Mapping[str, Option] = {
 def option_fault(name: str, text: str) -> str:
     """Why `text` cannot be the value of the option `name`; empty when it can."""
     option = OPTIONS[name]
-    return "" if option.read(text) is not None else f"{text!r} is not {option.allowed}"
+    return "" if option.read(text) is not None else f"{quoted(text)} is not {option.allowed}"
 
 
 def check_options(changes: Mapping[str, str | None], kept: Collection[str] = ()) -> None:

@@ -11,6 +11,7 @@ from sidegate.core.certificates import DEFAULT_LEAF, CertificateSet
 from sidegate.core.cutting import by_engines_alone
 from sidegate.core.database_ports import DatabasePort, plan_redirects
 from sidegate.core.desired import Desired, DesiredNetwork, home_network, is_ours
+from sidegate.core.fencing import Fence, fence_actions
 from sidegate.core.forwarding import OFF, Kernel, Place, close_actions, open_actions, stray_actions
 from sidegate.core.guest import Guest, plan_visits
 from sidegate.core.labels import END_A, END_B, discover
@@ -57,6 +58,8 @@ class Observed:
     kernel: Kernel = field(default_factory=Kernel)
     ports: Mapping[int, DatabasePort] = field(default_factory=dict)
     """How databases answer at 3306, by pid: those whose engine has another port of its own."""
+    fence: Fence | None = None
+    """None where there can be none."""
 
 
 def reconcile(desired: Desired, observed: Observed, rules: Rules) -> tuple[Plan, list[Problem]]:
@@ -67,6 +70,7 @@ def reconcile(desired: Desired, observed: Observed, rules: Rules) -> tuple[Plan,
     if observed.engine_up:
         actions += _leave(desired, observed, rules)
         actions += _fast_path(desired, observed)
+        actions += fence_actions(desired, observed.engine, rules, observed.fence)
         actions += plan_redirects(desired.discovery, observed.engine.containers, observed.ports)
         actions += _join(desired, observed, rules, problems)
         ours = {n.name for n in observed.engine.networks if is_ours(n, rules)}

@@ -69,7 +69,7 @@ def dial_spot(container: Container, wanted: str, where: Reachability) -> Spot:
     if wanted:
         endpoint = container.endpoint(wanted)
         if endpoint is None or not endpoint.address:
-            return Spot(fault=f"{container.name} is not on {wanted}, the network its label sidegate.network names")
+            return Spot(fault=f"{container.name} is not on {plain(wanted)}, the network its label sidegate.network names")
         return Spot(endpoint.address, wanted)
     found = [e for e in container.endpoints if e.address and e.network in where.bridges]
     if not found:

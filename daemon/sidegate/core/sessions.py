@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from sidegate.core.gates import Gate
 
+Client = tuple[str, int]
+"""A client's address and port."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listening:
@@ -35,6 +38,17 @@ class Session:
     bytes_received: int
     masked: str = ""
     masked_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Sessions that were cut: how many, and as whom their database knew those that had reached it."""
+
+    count: int = 0
+    clients: frozenset[Client] = frozenset()
+
+    def __add__(self, other: "Cut") -> "Cut":
+        return Cut(self.count + other.count, self.clients | other.clients)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,23 +71,26 @@ class Crew:
 
     async def bring(
         self, make: Callable[[int], messages.Request], done: Callable[[Slot], None] = lambda _: None
-    ) -> None:
+    ) -> list[messages.Reply]:
         """Have every worker do it, or its replacement: what is asked is part of the state that one starts with.
+        Returns their replies.
 
         `done` is told of each that did. Raises DataPlaneError, once nothing is left half-told.
         """
-        if self._started:
-            await together(self._bring(slot, make, done) for slot in self.slots)
+        slots = self.slots if self._started else ()
+        return await together(self._bring(slot, make, done) for slot in slots)
 
-    async def _bring(self, slot: Slot, make: Callable[[int], messages.Request], done: Callable[[Slot], None]) -> None:
+    async def _bring(
+        self, slot: Slot, make: Callable[[int], messages.Request], done: Callable[[Slot], None]
+    ) -> messages.Reply:
         try:
             async with asyncio.timeout(_REPLACED):
                 while True:
                     await slot.serving.wait()
                     with contextlib.suppress(WorkerLostError):
-                        await slot.call(make)
+                        reply = await slot.call(make)
                         done(slot)
-                        return
+                        return reply
         except TimeoutError:
             raise DataPlaneError(f"worker {slot.index} does not answer and could not be replaced") from None
 

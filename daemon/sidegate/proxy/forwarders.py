@@ -3,13 +3,13 @@
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from structlog.typing import FilteringBoundLogger
 
 from sidegate.core.gates import Gate
-from sidegate.core.sessions import Listening, Session, Usage
+from sidegate.core.sessions import Cut, Listening, Session, Usage
 from sidegate.proxy import messages
 from sidegate.proxy.child import Slot, WorkerLostError
 from sidegate.proxy.crew import Crew, together
@@ -50,13 +50,13 @@ class Forwarders:
         """What tells a worker to accept its clients, on the terms of the moment when it is told."""
         return lambda number: messages.Listen(number, database, self._part(self._open[database]))
 
-    async def open(self, database: str, gate: Gate, kernel: bool) -> None:
+    async def open(self, database: str, gate: Gate, kernel: bool) -> Cut:
         """As DataPlane.open_forwarder. Raises PortInUseError or DataPlaneError; then nothing is open."""
         present = self._open.get(database)
         if present is not None and present.terms.gate.port == gate.port:
-            if present.terms != (wanted := Listening(gate, kernel)):
-                await self._swap(database, present, wanted)
-            return
+            if present.terms == (wanted := Listening(gate, kernel)):
+                return Cut()
+            return await self._swap(database, present, wanted)
         await self.close(database)
         sockets = await self._bind(gate.port)
         gate = replace(gate, port=sockets[0].getsockname()[1])
@@ -69,6 +69,7 @@ class Forwarders:
         except BaseException:
             await self.close(database)
             raise
+        return Cut()
 
     async def close(self, database: str) -> int:
         """As DataPlane.close_forwarder."""
@@ -78,7 +79,7 @@ class Forwarders:
         for slot in self._crew.slots:
             slot.sockets.pop(database, None)
         shut(forwarder.sockets)
-        return await self._count(lambda number: messages.Close(number, database))
+        return _cut(await self._ask(lambda number: messages.Close(number, database))).count
 
     async def sessions(self, database: str) -> tuple[Session, ...]:
         """Live sessions over all workers, oldest first. A worker that was just lost has none."""
@@ -86,11 +87,11 @@ class Forwarders:
         found = [session for reply in replies if isinstance(reply, messages.SessionList) for session in reply.sessions]
         return tuple(sorted(found, key=lambda session: session.since))
 
-    async def kick(self, database: str, client: str) -> int:
+    async def kick(self, database: str, client: str) -> Cut:
         """As DataPlane.kick."""
         if database not in self._open:
-            return 0
-        return await self._count(lambda number: messages.Kick(number, database, client))
+            return Cut()
+        return _cut(await self._ask(lambda number: messages.Kick(number, database, client)))
 
     def refusals(self, database: str) -> Mapping[str, int]:
         forwarder = self._open.get(database)
@@ -137,13 +138,13 @@ class Forwarders:
         """Forget all; their sockets are whoever's that stops the crew."""
         self._open.clear()
 
-    async def _swap(self, database: str, forwarder: _Open, wanted: Listening) -> None:
+    async def _swap(self, database: str, forwarder: _Open, wanted: Listening) -> Cut:
         forwarder.terms = wanted  # first, for a worker that starts meanwhile
         if _limited(wanted.gate) != forwarder.steered:
             release(forwarder.sockets)
             forwarder.steered = _steered(forwarder.sockets, wanted.gate)
         terms = self._part(forwarder)
-        await self._crew.bring(lambda number: messages.Admit(number, database, terms))
+        return _cut(await self._crew.bring(lambda number: messages.Admit(number, database, terms)))
 
     def _part(self, forwarder: _Open) -> Listening:
         """The terms for one worker: an even part of the limits where any worker may get any connection."""
@@ -169,8 +170,11 @@ class Forwarders:
 
         return await together(ask(slot) for slot in self._crew.slots)
 
-    async def _count(self, make: Callable[[int], messages.Request]) -> int:
-        return sum(reply.count for reply in await self._ask(make) if isinstance(reply, messages.Done))
+
+def _cut(replies: Iterable[messages.Reply | None]) -> Cut:
+    """What the workers cut, together."""
+    done = (reply for reply in replies if isinstance(reply, messages.Done))
+    return sum((Cut(reply.count, reply.clients) for reply in done), Cut())
 
 
 def _limited(gate: Gate) -> bool:

@@ -67,6 +67,11 @@ class Listener:
             self._halt()
             self._resume = self._loop.call_later(seconds, self._go_on)
 
+    def take(self) -> None:
+        """Accept at once who waits in the backlog; only while it does the accepting."""
+        if self._resume is None and self._server is None and not self.closed:
+            self._accept()
+
     def sweep(self) -> None:
         """Notice a socket that its parent shut down, and return to the swift way; call it about once a second."""
         if self.closed:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from sidegate.core.sessions import Listening, Session
+from sidegate.core.sessions import Client, Listening, Session
 from sidegate.proxy.limits import Limits
 
 HTTP, HTTPS = "", ":https"
@@ -50,7 +50,7 @@ class Listen(msgspec.Struct, tag=True, frozen=True):
 
 
 class Admit(msgspec.Struct, tag=True, frozen=True):
-    """Other terms for a forwarder: sessions that they do not admit are cut, and the reply counts them."""
+    """Other terms for a forwarder: sessions that they do not admit are cut, and the reply names them."""
 
     number: int
     database: str
@@ -58,7 +58,7 @@ class Admit(msgspec.Struct, tag=True, frozen=True):
 
 
 class Kick(msgspec.Struct, tag=True, frozen=True):
-    """Cut a client's sessions, all of an address or the one of an address and port; the reply counts them."""
+    """Cut a client's sessions, all of an address or the one of an address and port; the reply names them."""
 
     number: int
     database: str
@@ -95,10 +95,14 @@ class Ping(msgspec.Struct, tag=True, frozen=True):
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
-    """The reply to everything but ListSessions; `count` where there is something to count."""
+    """The reply to everything but ListSessions; `count` where there is something to count.
+
+    `clients`: as whom the database knew those who were cut.
+    """
 
     number: int
     count: int = 0
+    clients: frozenset[Client] = frozenset()
 
 
 class SessionList(msgspec.Struct, tag=True, frozen=True):

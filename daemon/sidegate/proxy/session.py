@@ -6,7 +6,7 @@ import struct
 import time
 from collections.abc import Callable
 
-from sidegate.core.sessions import Session
+from sidegate.core.sessions import Client, Session
 from sidegate.proxy.relay import DirectEnd, RelayEnd
 
 _BYTES_RECEIVED = 128  # struct tcp_info, tcpi_bytes_received (linux/tcp.h); the state is its first byte
@@ -56,11 +56,14 @@ class ForwardedSession:
         """From the client, and to it, until now."""
         return _received(self.client), _received(self.server)
 
+    @property
+    def masked(self) -> Client | None:
+        """What the database sees as its client; None before it is reached."""
+        own = self.server.transport.get_extra_info("sockname") if self.server.transport is not None else None
+        return (own[0], own[1]) if own else None
+
     def seen(self) -> Session:
-        masked, masked_port = "", 0
-        if self.server.transport is not None and (own := self.server.transport.get_extra_info("sockname")):
-            masked, masked_port = own[:2]
-        return Session(self._name, self.name, self._since, *self.bytes, masked, masked_port)
+        return Session(self._name, self.name, self._since, *self.bytes, *(self.masked or ("", 0)))
 
     def abort(self) -> None:
         """Cut both ends with a RST, or leave off reaching the database."""

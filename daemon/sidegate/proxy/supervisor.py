@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 from sidegate.core.certificates import CertificateSet
 from sidegate.core.gates import Gate
 from sidegate.core.routes import Routes
-from sidegate.core.sessions import Listening, Session, Usage, WorkerStatus
+from sidegate.core.sessions import Cut, Listening, Session, Usage, WorkerStatus
 from sidegate.core.tally import Ledger, Tally
 from sidegate.errors import DataPlaneError, PortInUseError
 from sidegate.proxy import messages
@@ -182,13 +182,13 @@ class Supervisor:
     def health(self) -> Mapping[str, str]:
         return self._verdicts.present
 
-    async def open_forwarder(self, database: str, gate: Gate, kernel: bool = False) -> None:
+    async def open_forwarder(self, database: str, gate: Gate, kernel: bool = False) -> Cut:
         """Listen for a database's clients on every worker; returns when all accept on these terms. Port 0: any.
 
-        Open on that port already: the terms are swapped, sessions that they do not admit are cut, the rest go on.
-        Raises PortInUseError or DataPlaneError; then nothing is open.
+        Open on that port already: the terms are swapped, sessions that they do not admit are cut and returned, the rest
+        go on. Raises PortInUseError or DataPlaneError; then nothing is open.
         """
-        await self._forwarders.open(database, gate, kernel)
+        return await self._forwarders.open(database, gate, kernel)
 
     async def close_forwarder(self, database: str) -> int:
         """Refuse at once, cut every session, release the port; returns sessions cut. Not open is success."""
@@ -198,8 +198,8 @@ class Supervisor:
         """Live sessions over all workers, oldest first. A worker that was just lost has none."""
         return await self._forwarders.sessions(database)
 
-    async def kick(self, database: str, client: str) -> int:
-        """Cut the sessions of an address, or the one of an address and port; returns how many there were."""
+    async def kick(self, database: str, client: str) -> Cut:
+        """Cut the sessions of an address, or the one of an address and port; returns which there were."""
         return await self._forwarders.kick(database, client)
 
     def refusals(self, database: str) -> Mapping[str, int]:

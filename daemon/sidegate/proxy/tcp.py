@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 
 from sidegate.core.gates import ALLOWED, OVER_A_LIMIT, OVER_THE_RATE, AccessList, Gate, Verdict, parse_address
 from sidegate.core.routes import DatabaseTarget
-from sidegate.core.sessions import Listening, Session
+from sidegate.core.sessions import Cut, Listening, Session
 from sidegate.proxy.address_limits import AddressLimits
 from sidegate.proxy.metrics import ForwarderMeter
 from sidegate.proxy.refusals import Refusals
@@ -103,8 +103,8 @@ class Forwarder:
         self._sessions.add(session)
         self._spawn(self._serve(session, sock, target), f"session {self.name}")
 
-    def admit(self, terms: Listening) -> int:
-        """Go by other terms: sessions that they do not admit are cut, the rest go on; returns how many were cut.
+    def admit(self, terms: Listening) -> Cut:
+        """Go by other terms: sessions that they do not admit are cut, the rest go on; returns which were cut.
 
         Who has more sessions than a new limit lets him have keeps them.
         """
@@ -116,8 +116,8 @@ class Forwarder:
         strangers = self._access.refused({session.address for session in self._sessions})
         return self._cut(lambda session: session.address in strangers)
 
-    def kick(self, client: str) -> int:
-        """Cut the sessions of an address, or the one of an address and port; returns how many there were."""
+    def kick(self, client: str) -> Cut:
+        """Cut the sessions of an address, or the one of an address and port; returns which there were."""
         address = parse_address(client)
         return self._cut(lambda session: session.name == client or parse_address(session.address) == address)
 
@@ -127,7 +127,7 @@ class Forwarder:
         return sum(received for received, _ in both), sum(sent for _, sent in both)
 
     def sessions(self) -> list[Session]:
-        return [session.seen() for session in self._sessions]
+        return [session.seen() for session in self._sessions if not session.cut]
 
     def sweep(self) -> bool:
         """One second has gone by: give up dials that took too long, or whose database has gone from there meanwhile.
@@ -146,7 +146,10 @@ class Forwarder:
     def close(self) -> int:
         """Cut every session, both ends with a RST; returns how many there were."""
         self._closed = True
-        return self._cut(lambda _: True)
+        sessions = self._going(lambda _: True)
+        for session in sessions:
+            session.abort()
+        return len(sessions)
 
     def _fault(self, address: str, own: str) -> str:
         """Why this client may not come in by the gate; empty when it may."""
@@ -211,11 +214,15 @@ class Forwarder:
         self._meter.refused[_COUNTED_AS.get(reason.partition(":")[0], "denied")] += 1
         self._refusals.note(self.name, address, reason)
 
-    def _cut(self, chosen: Callable[[ForwardedSession], bool]) -> int:
-        sessions = [session for session in self._sessions if not session.cut and chosen(session)]
+    def _cut(self, chosen: Callable[[ForwardedSession], bool]) -> Cut:
+        sessions = self._going(chosen)
+        clients = frozenset(masked for session in sessions if (masked := session.masked))
         for session in sessions:
             session.abort()
-        return len(sessions)
+        return Cut(len(sessions), clients)
+
+    def _going(self, chosen: Callable[[ForwardedSession], bool]) -> list[ForwardedSession]:
+        return [session for session in self._sessions if not session.cut and chosen(session)]
 
     def _forget(self, session: ForwardedSession) -> None:
         self._sessions.discard(session)

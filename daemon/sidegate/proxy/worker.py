@@ -20,7 +20,7 @@ import uvloop
 
 from sidegate.core.certificates import CertificateSet
 from sidegate.core.routes import Routes
-from sidegate.core.sessions import Listening
+from sidegate.core.sessions import Cut, Listening
 from sidegate.proxy import messages, privileges, reading
 from sidegate.proxy.acceptor import Acceptor
 from sidegate.proxy.access_log import AccessLog
@@ -119,7 +119,7 @@ class Worker:
 
     def _received(self, payload: bytes) -> None:
         request = self._requests.decode(payload)
-        count = 0
+        cut = Cut()
         match request:
             case messages.Start():
                 self._start(request)
@@ -134,12 +134,13 @@ class Worker:
                 self._listen(listener, socket.socket(fileno=self._channel.take_descriptor()), terms)
             case messages.Admit(_, database, terms):
                 if forwarder := self._forwarders.get(database):
-                    count = forwarder.admit(terms)
+                    self._listeners[database].take()  # who is there already came under the former terms
+                    cut = forwarder.admit(terms)
             case messages.Kick(_, database, client):
                 if forwarder := self._forwarders.get(database):
-                    count = forwarder.kick(client)
+                    cut = forwarder.kick(client)
             case messages.Close(_, database):
-                count = self._close(database)
+                cut = Cut(self._close(database))
             case messages.WriteLog(_, on):
                 self._write_log(self._channel.take_descriptor() if on else None)
             case messages.Report():
@@ -150,7 +151,7 @@ class Worker:
                 sessions = tuple(forwarder.sessions()) if forwarder else ()
                 self._send(messages.SessionList(number, sessions))
                 return
-        self._send(messages.Done(request.number, count))
+        self._send(messages.Done(request.number, cut.count, cut.clients))
 
     def _send(self, message: messages.FromWorker) -> None:
         self._channel.send(self._encode(message))

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
+from sidegate.core.cutting import KillCut
+from sidegate.core.fencing import PutFence
 from sidegate.core.plan import (
     Action,
     ChangePassword,
@@ -31,10 +33,11 @@ from sidegate.core.plan import (
     ReserveForKernel,
     StopForwarding,
 )
+from sidegate.core.sessions import Client
 from sidegate.errors import SidegateError
 from sidegate.reconciler.kernel import KernelPorts
 from sidegate.reconciler.passwords import Passwords
-from sidegate.reconciler.world import Certificates, DatabasePorts, Databases, DataPlane, Engine, Host
+from sidegate.reconciler.world import Certificates, DatabasePorts, Databases, DataPlane, Engine, Fencing, Host
 
 CHAINS_AT_ONCE = 8  # the engine works on about this many networks side by side before calls only queue
 
@@ -68,36 +71,45 @@ class Applier:
     """None: the workers carry every external connection."""
     passwords: Passwords | None = None
     """None: nobody changes one."""
+    fence: Fencing | None = None
+    """None: networks rest on the engine's rules alone."""
     outcomes: Counter[tuple[type[Action], bool]] = field(default_factory=Counter)
     """Kind of action and whether it was done -> how many."""
 
     async def apply(self, plan: Plan, each: Callable[[], None] = lambda: None) -> tuple[Failure, ...]:
-        """Carry out every chain, side by side and bounded; returns what failed, in no particular order. `each` is
-        called after every action."""
+        """Carry out every chain, side by side and bounded, but the fence before networks are made; returns what
+        failed, in no particular order. `each` is called after every action."""
         failures: list[Failure] = []
         slots = asyncio.Semaphore(CHAINS_AT_ONCE)
 
-        async def attempt(action: Action) -> Failure | None:
-            failure = await self._attempt(action)
+        async def attempt(action: Action, cut: set[Client]) -> Failure | None:
+            failure = await self._attempt(action, cut)
             each()
             return failure
 
-        async def run(chain: Sequence[Sequence[Action]]) -> None:
+        async def run(chain: Sequence[Sequence[Action]], after: Collection[asyncio.Task[None]]) -> None:
+            if after:
+                await asyncio.wait(after)
             async with slots:
+                cut: set[Client] = set()
                 for rank in chain:
-                    failed = [f for f in await asyncio.gather(*map(attempt, rank)) if f]
+                    failed = [f for f in await asyncio.gather(*(attempt(action, cut) for action in rank)) if f]
                     failures.extend(failed)
                     if any(failure.action.essential for failure in failed):
                         return
 
         async with asyncio.TaskGroup() as group:
-            for chain in plan.chains():
-                group.create_task(run(chain), name=f"apply {chain[0][0].chain}")
+            fencing: list[asyncio.Task[None]] = []
+            for chain in sorted(plan.chains(), key=lambda chain: not isinstance(chain[0][0], PutFence)):
+                makes = any(isinstance(action, CreateNetwork) for rank in chain for action in rank)
+                task = group.create_task(run(chain, fencing if makes else ()), name=f"apply {chain[0][0].chain}")
+                if isinstance(chain[0][0], PutFence):
+                    fencing.append(task)
         return tuple(failures)
 
-    async def _attempt(self, action: Action) -> Failure | None:
+    async def _attempt(self, action: Action, cut: set[Client]) -> Failure | None:
         try:
-            await self._carry_out(action)
+            await self._carry_out(action, cut)
         except SidegateError as error:
             self.outcomes[type(action), False] += 1
             log.warning("action failed", action=action.what, cause=action.cause, error=str(error))
@@ -106,7 +118,8 @@ class Applier:
         log.info("done", action=action.what, cause=action.cause)
         return None
 
-    async def _carry_out(self, action: Action) -> None:
+    async def _carry_out(self, action: Action, cut: set[Client]) -> None:
+        """`cut`: the external clients that this chain has cut."""
         match action:
             case CreateNetwork():
                 await self.engine.create_network(
@@ -137,6 +150,8 @@ class Applier:
                 await self.ports.remove(action.container.pid)
             case InstallFastPath():
                 await self.host.install_fast_path()
+            case PutFence() if self.fence is not None:
+                await self.fence.put(action.fence)
             case IssueCertificates() if self.certificates is not None:
                 await self.certificates.issue(action.names)
             case PublishCertificates():
@@ -145,14 +160,25 @@ class Applier:
                 await self.data_plane.publish(action.routes)
             case OpenForwarder():
                 kernel = isinstance(action, ReserveForKernel)
-                await self.data_plane.open_forwarder(action.database, action.gate, kernel)
+                cut |= (await self.data_plane.open_forwarder(action.database, action.gate, kernel)).clients
             case ForwardInKernel() if self.kernel is not None:
                 await self.kernel.forward(action.port, action.forward)
             case StopForwarding() if self.kernel is not None:
                 await self.kernel.stop(action.port)
             case CutForwarded() if self.kernel is not None:
-                await self.kernel.cut(action.database, action.port, action.pid, action.peer, action.gate)
+                ended = await self.kernel.cut(action.database, action.port, action.pid, action.peer, action.gate)
+                cut |= ended.clients
+            case KillCut():
+                if clients := action.clients | cut:
+                    await self.databases.kill_clients(action.database, clients, lambda: self._connected(action))
             case CloseForwarder():
                 await self.data_plane.close_forwarder(action.database)
             case _:
                 raise NotImplementedError(type(action).__name__)
+
+    async def _connected(self, action: KillCut) -> frozenset[Client]:
+        """Who is on a database through its external connection now, as the database knows them."""
+        connected = {(one.masked, one.masked_port) for one in await self.data_plane.sessions(action.database)}
+        if self.kernel is not None:
+            connected |= {(one.masked, one.masked_port) for one in await self.kernel.sessions(action.port)}
+        return frozenset(connected)

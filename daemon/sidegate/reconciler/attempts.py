@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from sidegate.core.cutting import KillCut
 from sidegate.core.plan import CutAction, CutForwarded, Plan
 from sidegate.reconciler.apply import Failure
 
@@ -30,5 +31,6 @@ class Attempts:
         self._tried = text
         self.actions += len(plan.actions)
         self.failed = await self._apply(plan)
-        self._uncut += [failure for failure in self.failed if isinstance(failure.action, CutAction | CutForwarded)]
+        cuts = CutAction | CutForwarded | KillCut
+        self._uncut += [failure for failure in self.failed if isinstance(failure.action, cuts)]
         return True

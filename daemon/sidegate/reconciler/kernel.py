@@ -9,11 +9,12 @@ import structlog
 from sidegate.core.forwarding import Kernel
 from sidegate.core.gates import AccessList, Gate, KernelForward, KernelSession
 from sidegate.core.model import Intent
+from sidegate.core.sessions import Cut
 from sidegate.errors import HostToolError, SidegateError
 from sidegate.reconciler.world import Databases, KernelForwarding
 
 RENEWAL_SECONDS = 3.0
-DOUBT_SECONDS = 1.0
+DOUBTS, DOUBT_SECONDS = 8, 0.25
 
 log = structlog.get_logger("sidegate.kernel")
 
@@ -47,22 +48,24 @@ class KernelPorts:
         self.begun = False
         """Whether nothing of an earlier daemon is left."""
 
-    async def look(self, *, twice: bool = True) -> str:
-        """Ask whether it can be used. A fault that is new is asked about again a while later, unless `twice` is False:
-        Docker takes its rules out of the FORWARD chain and puts them back at each change, which shall part nobody from
-        his session."""
+    async def look(self, *, doubting: bool = True) -> str:
+        """Ask whether it can be used. A fault that is new is asked about again and again for two seconds, unless
+        `doubting` is False: Docker takes its rules out of the FORWARD chain and puts them back at each change, which
+        shall part nobody from his session, also where networks come and go all the time."""
         fault = await self._forwarder.usable()
-        if twice and fault and (fault != self.fault or self._seen_once):
-            await asyncio.sleep(DOUBT_SECONDS)
-            fault = await self._forwarder.usable()
+        if doubting and fault and (fault != self.fault or self._seen_once):
+            for _ in range(DOUBTS):
+                await asyncio.sleep(DOUBT_SECONDS)
+                if not (fault := await self._forwarder.usable()):
+                    break
         if fault != self.fault:
             log.info("kernel forwarder", usable=not fault, fault=fault)
-        self.fault, self._seen_once = fault, bool(fault) and not twice
+        self.fault, self._seen_once = fault, bool(fault) and not doubting
         return fault
 
     async def begin(self, ports: Iterable[int]) -> None:
         """Stop what an earlier daemon may have left; its sessions through `ports` are to be cut, or taken over."""
-        await self.look(twice=False)  # a start waits for nothing
+        await self.look(doubting=False)  # a start waits for nothing
         try:
             await self._forwarder.apply({})
             self._ports |= {port for port in ports if await self._forwarder.sessions(port)}
@@ -169,7 +172,7 @@ class KernelPorts:
         self._last = counts
         return counts
 
-    async def cut(self, database: str, port: int, pid: int, peer: str, gate: Gate | None = None) -> int:
+    async def cut(self, database: str, port: int, pid: int, peer: str, gate: Gate | None = None) -> Cut:
         """End all sessions, or those of clients that `gate` does not admit; see `kick`."""
         if gate is None:
             ended = await self.kick(database, port, pid, peer)
@@ -177,25 +180,31 @@ class KernelPorts:
                 self._ports.discard(port)
             return ended
         refused = AccessList(gate).refused({session.client for session in await self.sessions(port)})
-        return await self.kick(database, port, pid, peer, refused) if refused else 0
+        return await self.kick(database, port, pid, peer, refused) if refused else Cut()
 
     async def kick(
         self, database: str, port: int, pid: int, peer: str, addresses: Collection[str] | None = None
-    ) -> int:
-        """End sessions at both ends, all or of some clients, each an address or `address:port`; returns how many.
+    ) -> Cut:
+        """End sessions at both ends, all or of some clients, each an address or `address:port`; returns which, as far
+        as the database may still be busy with them.
 
-        Where the database's network namespace cannot be entered its own KILL ends them, of all its external clients:
-        they have one address there, `peer`. Raises SidegateError where that fails too.
+        Where the database's network namespace cannot be entered its own KILL ends them; all of them are those that
+        have one address there, `peer`. Raises SidegateError where that fails too.
         """
         try:
-            return await self._forwarder.cut(port, pid, addresses)
+            ended = await self._forwarder.cut(port, pid, addresses)
+            return Cut(len(ended), frozenset((session.masked, session.masked_port) for session in ended))
         except HostToolError as error:
             if not peer:
                 raise
             log.warning("sessions are killed by the database", database=database, port=port, error=str(error))
-        ended = await self._databases.kill_sessions(database, IPv4Network(peer))
+        if addresses is None:
+            killed = await self._databases.kill_sessions(database, IPv4Network(peer))
+        else:
+            theirs = (s for s in await self.sessions(port) if {s.client, f"{s.client}:{s.client_port}"} & {*addresses})
+            killed = await self._databases.kill_clients(database, {(s.masked, s.masked_port) for s in theirs})
         await self._forwarder.forget(port, addresses)
-        return ended
+        return Cut(killed)
 
     async def remove(self) -> None:
         """Take away everything that is ours."""

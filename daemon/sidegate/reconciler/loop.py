@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from sidegate.core.certificates import assign
+from sidegate.core.cutting import KillCut
 from sidegate.core.database_ports import DatabasePort, with_other_ports
 from sidegate.core.desired import Desired, desire
+from sidegate.core.fencing import NONE
 from sidegate.core.labels import Discovery, discover
 from sidegate.core.model import EngineState, HostState, Intent, Problem, Rules
 from sidegate.core.newcomers import expect
@@ -31,6 +33,7 @@ from sidegate.core.plan import (
 )
 from sidegate.core.reconcile import Observed, reconcile
 from sidegate.core.routes import Routes
+from sidegate.core.sessions import Client
 from sidegate.core.tally import Histogram
 from sidegate.errors import DataPlaneError, HostToolError, MissingRightsError, StoreError, SubnetTakenError
 from sidegate.reconciler.apply import Applier, Failure
@@ -150,18 +153,34 @@ class Loop:
         self.standing.switched()
         return failures
 
+    async def kill_cut(self, database: str, port: int, clients: frozenset[Client]) -> None:
+        """Have a database's server end the sessions of external clients, as it knows them, who were cut outside of any
+        plan. That it could not is a problem."""
+        action = KillCut(database=database, port=port, clients=clients, cause="their client was kicked")
+        if await self._apply(Plan((action,))):
+            self.wake()
+
+    def resume(self) -> None:
+        """The purge came to nothing: back to work, until somebody asks again."""
+        self._purging = False
+        self.wake()
+
     async def purge(self) -> Pass:
         """From here on want nothing: one pass removes all that is ours."""
         self._purging = True
         result = await self.settle(deadline=300.0)
         if not result.engine_up or any(failure.action.essential for failure in result.failures):
-            self._purging = False  # not done: back to work, until somebody asks again
-            self.wake()
+            self.resume()
             return result
         try:
             await self._applier.host.remove_fast_path()
         except HostToolError as error:
             log.warning("fast path not removed", error=str(error))
+        if self._applier.fence is not None:
+            try:
+                await self._applier.fence.put(NONE)
+            except HostToolError as error:
+                log.warning("fence not removed", error=str(error))
         if self._kernel is not None and not self._kernel.fault:
             try:
                 await self._kernel.remove()
@@ -236,7 +255,7 @@ class Loop:
                 desired = replace(desired, certificates=assign(desired.routes, look.certificates))
             self.state, self.desired = state, desired
             ports = await self._ports(state, ports) if not fault else {}
-            observed = self._observed(state, host, ports, engine_up=not fault)
+            observed = replace(self._observed(state, host, ports, engine_up=not fault), fence=look.fence)
             plan, unplanned = reconcile(desired, observed, self.rules)
             rest = without_forwarders(plan)
             done, switched = await asyncio.gather(others.make(rest), self._switch.follow(forwarders))
@@ -259,6 +278,8 @@ class Loop:
         problems |= {Problem("host", text) for text in (host.fast_path_fault, host.cut_fault, *host.lost) if text}
         if self._kernel is not None and self._kernel.trouble:
             problems.add(Problem("host", f"what the kernel forwards cannot be looked at: {self._kernel.trouble}"))
+        if look.fence_fault and desired.networks:
+            problems.add(Problem("host", look.fence_fault))
         if fault:
             problems.add(Problem("engine", fault))
         seconds = self._clock() - began
@@ -339,7 +360,7 @@ class Loop:
 
     async def _apply(self, plan: Plan) -> tuple[Failure, ...]:
         for action in plan.actions:
-            if isinstance(action, CutAction | CutForwarded):
+            if isinstance(action, CutAction | CutForwarded | KillCut):
                 self._cut_faults.pop(action.what, None)
         failures = await self._applier.apply(plan, self._step)
         for failure in failures:
@@ -347,7 +368,7 @@ class Loop:
                 self._bad_subnets.add(str(failure.action.subnet))
             if isinstance(failure.error, MissingRightsError):  # of the host, and said once
                 self._cut_faults[str(failure.error)] = Problem("host", str(failure.error))
-            elif isinstance(failure.action, CutAction | CutForwarded):
+            elif isinstance(failure.action, CutAction | CutForwarded | KillCut):
                 self._cut_faults[failure.action.what] = _cut_problem(failure)
         return failures
 
@@ -372,7 +393,7 @@ def _subject(action: Action) -> str:
 def _cut_problem(failure: Failure) -> Problem:
     """What may go on although its connection was cut."""
     action = failure.action
-    if isinstance(action, KillSessions):
+    if isinstance(action, KillSessions | KillCut):
         text = f"a query that was running when its connection was cut may run on: {failure.error}"
         return Problem(action.database, text)
     return Problem("sidegate", f"sessions may hang at one end: {action.what}: {failure.error}")

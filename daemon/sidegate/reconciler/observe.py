@@ -7,23 +7,28 @@ from dataclasses import dataclass, replace
 import structlog
 
 from sidegate.core.certificates import CertificateState
+from sidegate.core.fencing import Fence
 from sidegate.core.model import Container, EngineState, HostState
-from sidegate.errors import EngineError, EngineUnavailableError
+from sidegate.errors import EngineError, EngineUnavailableError, HostToolError
 from sidegate.reconciler.apply import Applier
 
 MEANWHILE = 0.05  # seconds, while an engine that was asked takes its time
+UNFENCED = "private networks are open for moments, while Docker rewrites the rules that keep them apart"
 
 log = structlog.get_logger("sidegate.observe")
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was found. `engine_fault` says why the engine's state is not fresh (empty: it is)."""
+    """What was found. `engine_fault` says why the engine's state is not fresh (empty: it is), `fence_fault` why there
+    is no fence where there should be one."""
 
     state: EngineState
     host: HostState
     engine_fault: str
     certificates: CertificateState | None
+    fence: Fence | None = None
+    fence_fault: str = ""
 
 
 class Observer:
@@ -42,8 +47,9 @@ class Observer:
             certificates = looks.create_task(self._certificates(full=full), name="observe certificates")
             if self._applier.kernel is not None:
                 looks.create_task(self._applier.kernel.observe(), name="observe kernel")
+            fence = looks.create_task(self._fence(), name="observe fence")
         state, fault = engine.result()
-        return Look(state, host.result(), fault, certificates.result())
+        return Look(state, host.result(), fault, certificates.result(), *fence.result())
 
     async def _engine(self, last: EngineState, *, engine_up: bool, full: bool) -> tuple[EngineState, str]:
         try:
@@ -54,6 +60,14 @@ class Observer:
             return self._survivors(last), str(error)
         self._applier.host.remember(container.pid for container in state.containers if container.pid)
         return state, ""
+
+    async def _fence(self) -> tuple[Fence | None, str]:
+        if self._applier.fence is None:
+            return None, ""
+        try:
+            return await self._applier.fence.observe(), ""
+        except HostToolError as error:
+            return None, f"{UNFENCED}: {error}"
 
     async def _ask(self, *, full: bool) -> EngineState:
         look = asyncio.create_task(self._applier.engine.observe(full=full), name="ask engine")

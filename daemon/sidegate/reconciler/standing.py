@@ -1,4 +1,4 @@
-"""What the loop is told of rollouts, and what it tells them: that it has looked again."""
+"""What the loop is told by what runs beside it, rollouts above all, and what it tells them: it has looked again."""
 
 from collections.abc import Callable, Iterable
 
@@ -15,6 +15,7 @@ class Standing:
         self.troubles: dict[str, str] = {}
         self._watchers: list[Callable[[], None]] = []
         self._listeners: list[Callable[[], None]] = []
+        self._others: list[Callable[[], Iterable[Problem]]] = []
 
     def __repr__(self) -> str:
         return f"<Standing admitted={len(self.admitted)} troubles={len(self.troubles)}>"
@@ -27,6 +28,10 @@ class Standing:
     def listen(self, switched: Callable[[], None]) -> None:
         """Have `switched` called after each switch of an external connection, for which there may be no pass."""
         self._listeners.append(switched)
+
+    def include(self, problems: Callable[[], Iterable[Problem]]) -> None:
+        """Have what `problems` gives be among those of each pass."""
+        self._others.append(problems)
 
     def forget(self, ids: Iterable[str]) -> None:
         """Containers whose names say all there is to say."""
@@ -45,4 +50,5 @@ class Standing:
             listener()
 
     def problems(self) -> list[Problem]:
-        return [Problem(app, text) for app, text in self.troubles.items()]
+        told = [problem for problems in self._others for problem in problems()]
+        return [*told, *(Problem(app, text) for app, text in self.troubles.items())]

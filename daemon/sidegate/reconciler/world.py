@@ -3,12 +3,13 @@
 Every call has a deadline of its own and raises only errors of `sidegate.errors`.
 """
 
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network
 from typing import Protocol
 
 from sidegate.core.certificates import CertificateSet, CertificateState
 from sidegate.core.database_ports import DatabasePort
+from sidegate.core.fencing import Fence
 from sidegate.core.gates import Gate, KernelForward, KernelSession
 from sidegate.core.model import (
     DatabaseDetails,
@@ -24,7 +25,7 @@ from sidegate.core.model import (
 from sidegate.core.newcomers import Newcomers
 from sidegate.core.passwords import PasswordChanged
 from sidegate.core.routes import Routes
-from sidegate.core.sessions import Listening, Session, Usage, WorkerStatus
+from sidegate.core.sessions import Client, Cut, Listening, Session, Usage, WorkerStatus
 from sidegate.core.workloads import ContainerSpec, ImageInfo, LogLine, Snapshot
 
 
@@ -262,10 +263,11 @@ class DataPlane(Protocol):
         """What active checks found of published replicas: container id -> fault, empty while it is well. One that is
         not there is not known yet, or not asked."""
 
-    async def open_forwarder(self, database: str, gate: Gate, kernel: bool = False) -> None:
+    async def open_forwarder(self, database: str, gate: Gate, kernel: bool = False) -> Cut:
         """Bind and listen on every worker; returns when all accept on these terms. `kernel` as in Listening.
 
-        Open on that port already: the terms are swapped, sessions that they do not admit are cut, the rest go on.
+        Open on that port already: the terms are swapped, sessions that they do not admit are cut and returned, the rest
+        go on.
         Raises PortInUseError naming the holder; then nothing is open.
         """
 
@@ -276,9 +278,9 @@ class DataPlane(Protocol):
     async def sessions(self, database: str) -> tuple[Session, ...]:
         """Live sessions of a forwarder over all workers."""
 
-    async def kick(self, database: str, client: str) -> int:
+    async def kick(self, database: str, client: str) -> Cut:
         """Cut the sessions of `client`, an address or one session's address and port as `sessions` writes it; returns
-        how many there were. Not open is success."""
+        which there were. Not open is success."""
 
     def refusals(self, database: str) -> Mapping[str, int]:
         """Clients refused since a forwarder was opened: reason -> count. At most some two seconds old."""
@@ -329,16 +331,26 @@ class KernelForwarding(Protocol):
     async def counts(self) -> Mapping[int, int]:
         """Public port -> connections that came in through it, counted anew whenever it is changed."""
 
-    async def cut(self, port: int, pid: int, addresses: Collection[str] | None = None) -> int:
+    async def cut(self, port: int, pid: int, addresses: Collection[str] | None = None) -> Sequence[KernelSession]:
         """End sessions through a port at both ends, all or of some clients (an address, or `address:port` for one
-        session); returns how many. `pid` is a process of the database, 0 while it does not run. Raises where its
-        network namespace cannot be entered; nothing is cut then."""
+        session); returns those that there were. `pid` is a process of the database, 0 while it does not run. Raises
+        where its network namespace cannot be entered; nothing is cut then."""
 
     async def forget(self, port: int, addresses: Collection[str] | None = None) -> None:
         """Delete the tracked flows of sessions that the database has ended by itself."""
 
     async def remove(self) -> None:
         """Take away all that was added, whichever daemon of this instance did."""
+
+
+class Fencing(Protocol):
+    """The rules that keep our networks to themselves, whatever becomes of the engine's own."""
+
+    async def observe(self) -> Fence:
+        """What stands now; raises HostToolError."""
+
+    async def put(self, fence: Fence) -> None:
+        """Have exactly this, with no moment between; it outlives the daemon. Raises HostToolError."""
 
 
 class Databases(Protocol):
@@ -355,3 +367,12 @@ class Databases(Protocol):
     async def kill_sessions(self, database: str, peers: IPv4Network) -> int:
         """End server threads whose client address lies in `peers` (the engine's own KILL: a destroyed socket does
         not stop a running query); returns how many. Raises LoginFailedError when no known login works."""
+
+    async def kill_clients(
+        self,
+        database: str,
+        clients: Collection[Client],
+        connected: Callable[[], Awaitable[Collection[Client]]] | None = None,
+    ) -> int:
+        """The same for exactly these clients, as the server knows them, whose sockets are gone already: whoever has the
+        same address and port by now is one of `connected`, which is asked once the server has been, and spared."""

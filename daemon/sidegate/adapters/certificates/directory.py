@@ -6,6 +6,7 @@ NAME.pem or NAME.crt beside NAME.key, NAME.pem that holds its key too, or NAME/f
 
 import os
 import re
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ class Directory:
         found: dict[str, tuple[Path, Path]] = {}
         try:
             with os.scandir(self.path) as entries:
-                listed = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+                listed = {entry.name: _is_directory(entry) for entry in entries if not entry.name.startswith(".")}
         except FileNotFoundError:
             if not self._ours:
                 raise
@@ -141,14 +142,28 @@ def _texts(certificate: Path, key: Path) -> tuple[str, str]:
 
 
 def _text(path: Path) -> str:
-    with path.open("rb") as file:
-        content = file.read(LARGEST + 1)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would have us wait for its writer
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path.name} is not a regular file: put one in its place")
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(LARGEST + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > LARGEST:
         raise ValueError(f"{path.name} is too large to be a certificate")
     try:
         return content.decode()
     except UnicodeDecodeError:
         raise ValueError(f"{path.name} is not PEM (DER, perhaps): convert it with openssl x509 or pkey") from None
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Links followed; one that leads nowhere, or to itself, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _stamp(path: Path) -> Stamp:

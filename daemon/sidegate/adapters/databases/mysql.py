@@ -10,7 +10,7 @@ stays off). Never keeps a connection or a password.
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple, TypeVar
@@ -20,8 +20,10 @@ from pymysql.constants import CLIENT, CR, ER
 from pymysql.err import MySQLError
 
 from sidegate.adapters.databases.changing import Attempt, Change, Outcome, change_accounts, without, works
+from sidegate.adapters.databases.process_list import find_clients, host_of, is_peer, own_address_to
 from sidegate.adapters.databases.said import NobodyListensError, shown
-from sidegate.errors import LoginFailedError, PasswordRefusedError
+from sidegate.core.sessions import Client
+from sidegate.errors import LoginFailedError, PasswordRefusedError, SidegateError
 
 T = TypeVar("T")
 
@@ -67,7 +69,8 @@ async def kill_sessions(
     """KILL every session, in a query or idle, whose client is in `peers`; returns how many. All in `timeout` seconds.
 
     A server that resolves names shows Docker's "<container>.<network>" in the place of an address: a client whose name
-    is one of `names`, or ends in a dot and one of them, counts as being in `peers`. Any other name is left alone.
+    is one of `names`, or ends in a dot and one of them, counts as being in `peers`, and so does one that has our
+    own name, where we are in `peers`. Any other name is left alone.
     (Official images resolve none. Where one does, the first login from a host that has no name took 10 s.)
     A user without the PROCESS privilege sees sessions of its own account only. `schema` does not matter here.
     Raises LoginFailedError where the login fails, or where sessions were seen that this user may not end;
@@ -75,24 +78,68 @@ async def kill_sessions(
     """
 
     async def kill(connection: aiomysql.Connection) -> int:
-        ((ours,),) = await _query(connection, "SELECT CONNECTION_ID()")
-        killed = denied = 0
-        for number, _user, client, *_ in await _query(connection, "SHOW PROCESSLIST"):
-            if number == ours or not is_peer(client or "", peers, names):
-                continue
-            try:
-                await _query(connection, f"KILL CONNECTION {int(number)}")
-                killed += 1
-            except MySQLError as error:
-                if error.args[0] == _FOREIGN_SESSION:
-                    denied += 1
-                elif error.args[0] != _SESSION_GONE:
-                    raise
-        if denied:
-            raise LoginFailedError(f"{user} at {address}:{port} may not end {denied} sessions of other users")
-        return killed
+        ours, sessions = await _sessions(connection)
+        among = IPv4Address(own_address_to(address, port)) in peers
+        theirs = [
+            number
+            for number, client in sessions.items()
+            if is_peer(client, peers, names) or (among and host_of(client) == host_of(ours))
+        ]
+        return await _kill(connection, theirs, f"{user} at {address}:{port}")
 
     return await _logged_in(address, port, user, password, "", timeout, kill)
+
+
+async def kill_clients(
+    address: str,
+    port: int,
+    user: str,
+    password: str,
+    clients: Collection[Client],
+    connected: Callable[[], Awaitable[Collection[Client]]],
+    timeout: float,
+    schema: str = "",
+) -> int:
+    """KILL the sessions of exactly these clients, whose sockets are gone; returns how many. All in `timeout` seconds.
+
+    Whoever has the address and port of one of them by now is spared: `connected` says, after the look, who is there.
+    A server that resolves names shows clients from our own address by the name that it shows us by.
+    Raises as `kill_sessions`, and what `connected` raises.
+    """
+
+    async def kill(connection: aiomysql.Connection) -> int:
+        ours, sessions = await _sessions(connection)
+        found = find_clients(sessions, clients, host_of(ours), own_address_to(address, port))
+        spared = await connected() if found else ()
+        theirs = [number for client, number in found.items() if client not in spared]
+        return await _kill(connection, theirs, f"{user} at {address}:{port}")
+
+    return await _logged_in(address, port, user, password, "", timeout, kill)
+
+
+async def _sessions(connection: aiomysql.Connection) -> tuple[str, dict[int, str]]:
+    """How the server names this session's client, and those of the others by their number."""
+    ((ours,),) = await _query(connection, "SELECT CONNECTION_ID()")
+    sessions = {int(row[0]): row[2] or "" for row in await _query(connection, "SHOW PROCESSLIST")}
+    return sessions.pop(int(ours), ""), sessions
+
+
+async def _kill(connection: aiomysql.Connection, numbers: Iterable[int], who: str) -> int:
+    """KILL sessions, those that have ended meanwhile aside; returns how many. Raises LoginFailedError where `who` may
+    not end some."""
+    killed = denied = 0
+    for number in numbers:
+        try:
+            await _query(connection, f"KILL CONNECTION {number}")
+            killed += 1
+        except MySQLError as error:
+            if error.args[0] == _FOREIGN_SESSION:
+                denied += 1
+            elif error.args[0] != _SESSION_GONE:
+                raise
+    if denied:
+        raise LoginFailedError(f"{who} may not end {denied} sessions of other users")
+    return killed
 
 
 async def change_password(address: str, port: int, login: tuple[str, str], change: Change, timeout: float) -> Outcome:
@@ -105,9 +152,14 @@ async def change_password(address: str, port: int, login: tuple[str, str], chang
     NobodyListensError where nothing is there to log in to.
     """
     attempt, (user, password) = Attempt(), login
+    checks: set[int] = set()
 
-    async def check(secret: str) -> str:
-        return await check_login(address, port, change.user, secret, "", timeout)
+    async def check(secret: str) -> None:
+        await _logged_in(address, port, change.user, secret, "", timeout, note)
+
+    async def note(connection: aiomysql.Connection) -> None:
+        ((number,),) = await _query(connection, "SELECT CONNECTION_ID()")
+        checks.add(number)
 
     async def act(connection: aiomysql.Connection) -> Outcome:
         ((version,),) = await _query(connection, "SELECT VERSION()")
@@ -125,7 +177,7 @@ async def change_password(address: str, port: int, login: tuple[str, str], chang
         )
         ended = 0
         if change.disconnect:
-            ended, denied = await _kill_user(connection, change.user)
+            ended, denied = await _kill_user(connection, change.user, checks)
             notes += [f"{denied} sessions of {change.user} could not be ended"] if denied else []
         return Outcome(tuple(map(str, changed)), ended, (*notes, *refusals))
 
@@ -209,12 +261,13 @@ async def _done(connection: aiomysql.Connection, statements: tuple[str, ...], ch
     return said
 
 
-async def _kill_user(connection: aiomysql.Connection, user: str) -> tuple[int, int]:
-    """End a user's sessions but this one; returns how many there were, and how many may not be ended."""
+async def _kill_user(connection: aiomysql.Connection, user: str, checks: Collection[int]) -> tuple[int, int]:
+    """End a user's sessions but this one and `checks`, which have ended and may still be listed; returns how many there
+    were, and how many may not be ended."""
     ((ours,),) = await _query(connection, "SELECT CONNECTION_ID()")
     killed = denied = 0
     for number, owner, *_ in await _query(connection, "SHOW PROCESSLIST"):
-        if number != ours and owner == user:
+        if number != ours and number not in checks and owner == user:
             try:
                 await _query(connection, f"KILL CONNECTION {int(number)}")
                 killed += 1
@@ -272,18 +325,6 @@ async def locks_out_after(address: str, port: int, user: str, password: str, tim
     return await _logged_in(address, port, user, password, "", timeout, ask)
 
 
-def is_peer(client: str, peers: IPv4Network, names: frozenset[str]) -> bool:
-    """Whether a client is in `peers`, or is named by or below one of `names`.
-
-    `client` is the process list's Host: "address:port", "name:port" or, on the server's own socket, "localhost".
-    """
-    host = client.rpartition(":")[0] or client
-    try:
-        return IPv4Address(host.removeprefix("::ffff:")) in peers
-    except ValueError:
-        return any(host == name or host.endswith("." + name) for name in names)
-
-
 async def _logged_in(
     address: str,
     port: int,
@@ -302,7 +343,7 @@ async def _logged_in(
     except MySQLError as error:
         refused = isinstance(error.__cause__, ConnectionRefusedError)
         raise (NobodyListensError if refused else LoginFailedError)(_reason(error, server, user, schema)) from error
-    except LoginFailedError:
+    except SidegateError:
         raise
     except Exception as error:
         # A server that does not keep to the protocol makes aiomysql raise whatever comes: struct.error, IndexError, ...

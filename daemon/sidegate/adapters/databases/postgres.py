@@ -8,8 +8,9 @@ short and stripped of control characters. Never keeps a connection or a password
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeVar
 
@@ -18,7 +19,8 @@ import asyncpg
 from sidegate.adapters.databases.changing import Attempt, Change, Outcome, change_accounts, works
 from sidegate.adapters.databases.said import NobodyListensError, shown
 from sidegate.adapters.databases.scram import md5_verifier, scram_verifier
-from sidegate.errors import LoginFailedError, PasswordRefusedError
+from sidegate.core.sessions import Client
+from sidegate.errors import LoginFailedError, PasswordRefusedError, SidegateError
 
 T = TypeVar("T")
 
@@ -58,22 +60,67 @@ async def kill_sessions(
 
     async def kill(connection: Any) -> int:
         sessions = await connection.fetch(
-            "SELECT pid, host(client_addr) AS client FROM pg_catalog.pg_stat_activity "
+            "SELECT pid, host(client_addr), backend_start FROM pg_catalog.pg_stat_activity "
             "WHERE client_addr IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()"
         )
-        killed = denied = 0
-        for pid, client in sessions:
-            if not _is_peer(client, peers):
-                continue
-            try:
-                killed += await connection.fetchval("SELECT pg_catalog.pg_terminate_backend($1)", pid)
-            except asyncpg.InsufficientPrivilegeError:
-                denied += 1
-        if denied:
-            raise LoginFailedError(f"{user} at {address}:{port} may not end {denied} sessions of other users")
-        return killed
+        theirs = [(pid, began) for pid, client, began in sessions if _is_peer(client, peers)]
+        return await _terminate(connection, theirs, f"{user} at {address}:{port}")
 
     return await _logged_in(address, port, user, password, schema, timeout, kill)
+
+
+async def kill_clients(
+    address: str,
+    port: int,
+    user: str,
+    password: str,
+    clients: Collection[Client],
+    connected: Callable[[], Awaitable[Collection[Client]]],
+    timeout: float,
+    schema: str = "",
+) -> int:
+    """Terminate the sessions of exactly these clients, whose sockets are gone; returns how many. All in `timeout`
+    seconds.
+
+    Whoever has the address and port of one of them by now is spared: `connected` says, after the look, who is there.
+    Raises as `kill_sessions`, and what `connected` raises.
+    """
+
+    async def kill(connection: Any) -> int:
+        sessions = await connection.fetch(
+            # The newest of each: an older one of the same address and port has lost its client long ago.
+            "SELECT DISTINCT ON (client_addr, client_port) pid, host(client_addr), client_port, backend_start "
+            "FROM pg_catalog.pg_stat_activity WHERE client_addr IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() "
+            "ORDER BY client_addr, client_port, backend_start DESC"
+        )
+        ends = (((host.removeprefix("::ffff:"), number), (pid, began)) for pid, host, number, began in sessions)
+        found = {client: session for client, session in ends if client in clients}
+        spared = await connected() if found else ()
+        theirs = [session for client, session in found.items() if client not in spared]
+        return await _terminate(connection, theirs, f"{user} at {address}:{port}")
+
+    return await _logged_in(address, port, user, password, schema, timeout, kill)
+
+
+async def _terminate(connection: Any, sessions: Iterable[tuple[int, datetime]], who: str) -> int:
+    """End sessions, each a process and when it began; returns how many there still were. Raises LoginFailedError where
+    `who` may not end some."""
+    ended = denied = 0
+    for pid, began in sessions:
+        try:
+            ended += bool(
+                await connection.fetchval(
+                    "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity "
+                    "WHERE pid = $1 AND backend_start = $2",
+                    pid,
+                    began,
+                )
+            )
+        except asyncpg.InsufficientPrivilegeError:
+            denied += 1
+    if denied:
+        raise LoginFailedError(f"{who} may not end {denied} sessions of other users")
+    return ended
 
 
 async def change_password(address: str, port: int, login: tuple[str, str], change: Change, timeout: float) -> Outcome:
@@ -84,9 +131,13 @@ async def change_password(address: str, port: int, login: tuple[str, str], chang
     NobodyListensError where nothing is there to log in to.
     """
     attempt, (user, password) = Attempt(), login
+    checks: list[int] = []
 
-    async def check(secret: str) -> str:
-        return await check_login(address, port, change.user, secret, change.schema, timeout)
+    async def check(secret: str) -> None:
+        await _logged_in(address, port, change.user, secret, change.schema, timeout, note)
+
+    async def note(connection: Any) -> None:
+        checks.append(await connection.fetchval("SELECT pg_catalog.pg_backend_pid()"))
 
     async def act(connection: Any) -> Outcome:
         kind = await connection.fetchval("SHOW password_encryption")
@@ -108,7 +159,7 @@ async def change_password(address: str, port: int, login: tuple[str, str], chang
         )
         ended = 0
         if change.disconnect:
-            ended, denied = await _end_sessions(connection, change.user)
+            ended, denied = await _end_sessions(connection, change.user, checks)
             notes += [f"{denied} sessions of {change.user} could not be ended"] if denied else []
         return Outcome(tuple(roles), ended, tuple(notes))
 
@@ -120,11 +171,15 @@ async def change_password(address: str, port: int, login: tuple[str, str], chang
         raise attempt.failed(error) from error
 
 
-async def _end_sessions(connection: Any, user: str) -> tuple[int, int]:
-    """End a role's sessions but this one; returns how many there were, and how many may not be ended."""
+async def _end_sessions(connection: Any, user: str, checks: Sequence[int]) -> tuple[int, int]:
+    """End a role's sessions but this one and `checks`, which have ended and may still be listed; returns how many there
+    were, and how many may not be ended."""
     ended = denied = 0
     for (pid,) in await connection.fetch(
-        "SELECT pid FROM pg_catalog.pg_stat_activity WHERE usename = $1 AND pid <> pg_catalog.pg_backend_pid()", user
+        "SELECT pid FROM pg_catalog.pg_stat_activity "
+        "WHERE usename = $1 AND pid <> pg_catalog.pg_backend_pid() AND pid <> ALL($2::int[])",
+        user,
+        checks,
     ):
         try:
             ended += await connection.fetchval("SELECT pg_catalog.pg_terminate_backend($1)", pid)
@@ -172,7 +227,7 @@ async def _logged_in(
     try:
         async with asyncio.timeout(timeout), _connection(address, port, user, password, schema) as connection:
             return await act(connection)
-    except LoginFailedError:
+    except SidegateError:
         raise
     except TimeoutError:
         raise LoginFailedError(f"{server} cannot be reached: no answer within {timeout:g} s") from None

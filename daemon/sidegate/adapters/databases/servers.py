@@ -3,8 +3,9 @@
 Never keeps a password: a login is looked up each time.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Network
 from typing import Protocol
 
@@ -14,12 +15,17 @@ from sidegate.adapters.databases.said import NobodyListensError
 from sidegate.core.database_engines import DATABASE_ENGINES, DatabaseEngine, administrators
 from sidegate.core.model import DATABASE_PORT, DatabaseDetails
 from sidegate.core.passwords import PasswordChanged, with_password
+from sidegate.core.sessions import Client
 from sidegate.errors import LoginFailedError, PasswordRefusedError, PasswordUncertainError
 
 LOGIN_SECONDS = 3.0
 KILL_SECONDS = 2.0
 ASK_SECONDS = 1.0
 CHANGE_SECONDS = 4.0
+
+
+Connected = Callable[[], Awaitable[Collection[Client]]]
+"""Asks who is connected to a database now, as the database knows them."""
 
 
 class Driver(Protocol):
@@ -39,6 +45,18 @@ class Driver(Protocol):
         timeout: float,
         schema: str = "",
         names: frozenset[str] = frozenset(),
+    ) -> int: ...
+
+    async def kill_clients(
+        self,
+        address: str,
+        port: int,
+        user: str,
+        password: str,
+        clients: Collection[Client],
+        connected: Connected,
+        timeout: float,
+        schema: str = "",
     ) -> int: ...
 
     async def change_password(
@@ -113,13 +131,35 @@ class DatabaseServers:
         the user, who may see only sessions of its own. A server that does not listen has none. Raises LoginFailedError
         when no known login works."""
         where = await self._locate(database)
+        # A server that resolves names shows a client as <container>.<network>: only networks of these peers count.
+        names = frozenset(name for name, subnets in where.networks.items() if any(map(peers.overlaps, subnets)))
+        driver, schema = DRIVERS[where.engine.protocol], where.details.schema
+
+        def kill(port: int, user: str, password: str) -> Awaitable[int]:
+            return driver.kill_sessions(where.address, port, user, password, peers, KILL_SECONDS, schema, names)
+
+        return await self._kill(database, where, kill)
+
+    async def kill_clients(self, database: str, clients: Collection[Client], connected: Connected | None = None) -> int:
+        """KILL the sessions of exactly these clients, as the server knows them; returns how many. Their sockets are
+        gone: who is one of `connected` after a look at the server has come since, and is spared. Else as
+        `kill_sessions`."""
+        where = await self._locate(database)
+        driver, schema, spared = DRIVERS[where.engine.protocol], where.details.schema, connected or _nobody
+
+        def kill(port: int, user: str, password: str) -> Awaitable[int]:
+            return driver.kill_clients(where.address, port, user, password, clients, spared, KILL_SECONDS, schema)
+
+        return await self._kill(database, where, kill)
+
+    async def _kill(self, database: str, where: Location, kill: Callable[[int, str, str], Awaitable[int]]) -> int:
         logins = administrators(where.engine, where.details)
         if not logins:
             raise LoginFailedError(f"no login for {database} is known: `sidegate db set {database}`")
         # Its own port first: the redirect from 3306 may be what is missing.
         for port in dict.fromkeys((where.engine.port, DATABASE_PORT)):
             try:
-                return await self._kill(where, port, logins, peers)
+                return await _with_first(logins, partial(kill, port))
             except NobodyListensError:
                 continue
         return 0
@@ -164,17 +204,19 @@ class DatabaseServers:
                 kind = PasswordRefusedError if isinstance(error, PasswordRefusedError) else kind
         raise kind("; ".join(dict.fromkeys(reasons)))
 
-    async def _kill(self, where: Location, port: int, logins: tuple[tuple[str, str], ...], peers: IPv4Network) -> int:
-        # A server that resolves names shows a client as <container>.<network>: only networks of these peers count.
-        names = frozenset(name for name, subnets in where.networks.items() if any(map(peers.overlaps, subnets)))
-        driver, reasons = DRIVERS[where.engine.protocol], []
-        for user, password in logins:
-            try:
-                return await driver.kill_sessions(
-                    where.address, port, user, password, peers, KILL_SECONDS, where.details.schema, names
-                )
-            except NobodyListensError:
-                raise
-            except LoginFailedError as error:
-                reasons.append(str(error))
-        raise LoginFailedError("; ".join(reasons))
+
+async def _with_first(logins: Iterable[tuple[str, str]], kill: Callable[[str, str], Awaitable[int]]) -> int:
+    """What comes of the first login that works. Raises NobodyListensError, and LoginFailedError with all reasons."""
+    reasons = []
+    for user, password in logins:
+        try:
+            return await kill(user, password)
+        except NobodyListensError:
+            raise
+        except LoginFailedError as error:
+            reasons.append(str(error))
+    raise LoginFailedError("; ".join(reasons))
+
+
+async def _nobody() -> Collection[Client]:
+    return ()

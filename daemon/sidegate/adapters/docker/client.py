@@ -33,6 +33,7 @@ from sidegate.adapters.docker.documents import (
     NetworkDocument,
     PathStat,
 )
+from sidegate.adapters.docker.lines import whole_lines
 from sidegate.adapters.docker.tally import EngineTally
 from sidegate.errors import EngineError, EngineUnavailableError
 
@@ -357,7 +358,7 @@ class EventFeed:
     def __init__(self, api: docker.APIClient, response: requests.Response, since: str) -> None:
         self.since = since
         self._api, self._response = api, response
-        self._stream = CancellableStream(response.iter_lines(), response)
+        self._stream = CancellableStream(whole_lines(response.iter_content(chunk_size=None)), response)
 
     def __iter__(self) -> Iterator[Event]:
         for line in self._stream:

@@ -15,7 +15,7 @@ from sidegate.core.labels import PHASE
 from sidegate.core.model import Container, Endpoint, Network
 from sidegate.core.workloads import ImageInfo
 
-TCP_PORT = re.compile(r"(\d+)(?:/tcp)?")
+TCP_PORT = re.compile(r"([0-9]{1,5})(?:/tcp)?")
 NO_OPERATION = "#(nop)"
 """Source: moby's builder/dockerfile/internals.go, commit."""
 

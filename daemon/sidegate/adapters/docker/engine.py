@@ -6,12 +6,13 @@ and which of the engine's refusals mean that what was wanted is so. Decides noth
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import TypeVar
 
+from sidegate.adapters.docker.admission import Admission
 from sidegate.adapters.docker.calls import Lane, no_reply
 from sidegate.adapters.docker.client import EngineAnswerError, EngineClient, UnconfirmedError
 from sidegate.adapters.docker.documents import ContainerRow, Event, container_of, image_of, network_of
@@ -23,7 +24,7 @@ from sidegate.adapters.docker.tally import EngineTally
 from sidegate.core.model import Container, EngineState
 from sidegate.core.newcomers import Newcomers
 from sidegate.core.workloads import ImageInfo
-from sidegate.errors import EngineError, NotFoundError, SubnetTakenError
+from sidegate.errors import EngineError, EngineUnavailableError, NotFoundError, SubnetTakenError
 from sidegate.log import get_logger
 
 log = get_logger("sidegate.docker")
@@ -50,11 +51,17 @@ class DockerEngine:
 
     Constructing it connects to nothing. `host` is a Docker URL; empty: DOCKER_HOST, else the default socket.
     `deadline` bounds each call in seconds, the SDK's own waits end earlier; `threads` bounds calls side by side (as
-    many again inspect containers).
+    many again inspect containers). `admit` as of Admission.
     """
 
     def __init__(
-        self, host: str = "", *, deadline: float = 10.0, threads: int = 8, tally: EngineTally | None = None
+        self,
+        host: str = "",
+        *,
+        deadline: float = 10.0,
+        threads: int = 8,
+        tally: EngineTally | None = None,
+        admit: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         timeout = max(1, int(deadline * 0.8))
         self._client = EngineClient(host, timeout=timeout, pool_size=2 * threads, tally=tally)
@@ -71,6 +78,7 @@ class DockerEngine:
         self._stopping = Stopping()
         self._images: dict[str, ImageInfo] = {}
         self._looked = False
+        self._admission = Admission(self._client, admit)
 
     def __repr__(self) -> str:
         return f"<DockerEngine {self._client.host} known={len(self._known)} outdated={len(self._outdated)}>"
@@ -85,9 +93,14 @@ class DockerEngine:
         """
         if full:
             self._outdated.update(self._known)
-        rows, networks = await asyncio.gather(
-            self._ask("list containers", self._client.containers), self._ask("list networks", self._client.networks)
-        )
+        try:
+            rows, networks = await asyncio.gather(
+                self._ask("list containers", self._client.containers), self._ask("list networks", self._client.networks)
+            )
+        except EngineUnavailableError:
+            self._admission.lost()
+            raise
+        await self._admission.check(self._ask)
         await self._inspect([row for row in rows if self._stale(row)])
         present = {row.id for row in rows}
         for gone in self._known.keys() - present:
@@ -327,6 +340,7 @@ class DockerEngine:
 
     def _resumed(self) -> None:
         self._outdated.update(self._known)  # whatever was said meanwhile was said to nobody
+        self._admission.lost()
         self._wake()
 
     async def close(self) -> None:

@@ -14,6 +14,9 @@ from sidegate.core.model import Container
 LEAST_SECONDS = 30.0
 """How long a container may at least go on running before it counts as not stopping after all."""
 
+LONGEST_NAME = 20
+"""Characters of a signal's name; an image can say anything."""
+
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
@@ -81,6 +84,8 @@ class Stopping:
 def number(name: str) -> int:
     """A signal's number from 15, "15", TERM or SIGTERM, RTMIN+3 included; 0 where it means nothing here."""
     text = name.upper().removeprefix("SIG")
+    if len(text) > LONGEST_NAME:
+        return 0
     if text.isascii() and text.isdecimal():
         return int(text)
     base, plus, more = text.partition("+")

@@ -1,5 +1,6 @@
-"""External connections carried by the kernel: nftables rules in a table of our own."""
+"""nftables rules of our own: external connections carried by the kernel, and the fence around our networks."""
 
+from sidegate.adapters.nft.fence import NftFence
 from sidegate.adapters.nft.forwarder import KernelForwarder
 
-__all__ = ["KernelForwarder"]
+__all__ = ["KernelForwarder", "NftFence"]

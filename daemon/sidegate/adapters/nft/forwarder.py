@@ -122,18 +122,18 @@ class KernelForwarder:
         """Public port -> how many connections it has taken in, since it was opened or changed. About 5 ms."""
         return read_counts(await self._commands.list_table(FAMILY, self._table.name) or ())
 
-    async def cut(self, port: int, pid: int, addresses: Collection[str] | None = None) -> int:
+    async def cut(self, port: int, pid: int, addresses: Collection[str] | None = None) -> tuple[KernelSession, ...]:
         """End sessions through a port, or those of some client addresses (or single ones, `address:port`), at both
-        ends; returns how many.
+        ends; returns those that there were.
 
         Close or change the port first. `pid` is a process of the database (0: it does not run): its sockets are
         destroyed in its network namespace. Raises HostToolError where that cannot be entered, and then nothing was
         cut: have the database engine KILL those of `sessions`, then `forget`.
         """
-        count, left = await self._sessions.cut(port, pid, addresses)
+        ended, left = await self._sessions.cut(port, pid, addresses)
         async with self._turn:
             await self._tidy(left)
-        return count
+        return tuple(map(as_session, ended))
 
     async def forget(self, port: int, addresses: Collection[str] | None = None) -> None:
         """Delete the tracked flows of a port: of sessions that the database has ended by itself."""

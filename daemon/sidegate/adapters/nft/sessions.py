@@ -34,26 +34,26 @@ class Sessions:
         found = await asyncio.to_thread(self._conntrack.answered_from, DATABASE_PORT)
         return [flow for flow in found if flow.answer_source[0] != flow.destination[0]]
 
-    async def cut(self, port: int, pid: int, addresses: Collection[str] | None) -> tuple[int, list[Flow]]:
+    async def cut(self, port: int, pid: int, addresses: Collection[str] | None) -> tuple[list[Flow], list[Flow]]:
         """See `KernelForwarder.cut`; also returns the flows that are left, of all ports."""
-        first: set[bytes] | None = None
+        first: list[Flow] | None = None
         for _ in range(ATTEMPTS):
             everything = await self.flows()
             found = of_port(everything, port, addresses)
             live = [flow for flow in found if is_live(flow)]
-            first = {flow.identity for flow in live} if first is None else first
+            first = live if first is None else first
             if not found:
-                return len(first), everything
+                return first, everything
             await self._destroy(pid, live)
             await self._reset_passed({flow.identity for flow in live})
             await self.forget(found)
             provoke(live)
-        if outlived := (first or set()) & {flow.identity for flow in live}:
+        if outlived := {flow.identity for flow in first or ()} & {flow.identity for flow in live}:
             raise HostToolError(
                 f"{len(outlived)} sessions through port {port} outlive `ss -K`: "
                 "the kernel needs CONFIG_INET_DIAG_DESTROY (every Debian kernel has it)"
             )
-        return len(first or ()), everything  # what is there now came in later, through a port that is open
+        return first or [], everything  # what is there now came in later, through a port that is open
 
     async def _reset_passed(self, flows: Collection[bytes]) -> None:
         """Wait until the kernel has seen the RSTs, since without its flow each would be dropped; of a client that has

@@ -9,8 +9,22 @@ from sidegate.errors import InvalidInputError
 async def _disconnect(commands: Commands, asked: Asked) -> schemas.Disconnected:
     if asked.query.env not in ("keep", "remove"):
         raise InvalidInputError(f"env={asked.query.env} is neither keep nor remove")
-    path, keep = asked.path, asked.query.env == "keep"
-    return await commands.connections.disconnect(path["a"], path["b"], keep_variables=keep)
+    path, keep, redeploy = asked.path, asked.query.env == "keep", asked.query.redeploy
+    return await commands.connections.disconnect(
+        path["a"], path["b"], keep_variables=keep, redeploy=redeploy, progress=asked.progress
+    )
+
+
+def _connect_named(asked: Asked) -> tuple[str, str]:
+    return "connect", f"{asked.body.app} {asked.body.target}{_flag(asked.body.redeploy)}" if asked.body else ""
+
+
+def _disconnect_named(asked: Asked) -> tuple[str, str]:
+    return "disconnect", f"{asked.path['a']} {asked.path['b']}{_flag(bool(asked.query and asked.query.redeploy))}"
+
+
+def _flag(redeploy: bool) -> str:
+    return " --redeploy" if redeploy else ""
 
 
 CALLS: tuple[Call, ...] = (
@@ -28,10 +42,11 @@ CALLS: tuple[Call, ...] = (
         ("connect",),
         "Connect an app and a database, or two apps",
         schemas.Connected,
-        lambda c, a: c.connections.connect(a.body),
+        lambda c, a: c.connections.connect(a.body, a.progress),
         body=schemas.ConnectRequest,
         audited=always,
-        named=lambda a: ("connect", f"{a.body.app} {a.body.target}" if a.body else ""),
+        named=_connect_named,
+        streams=True,
     ),
     Call(
         "DELETE",
@@ -42,5 +57,7 @@ CALLS: tuple[Call, ...] = (
         _disconnect,
         query=schemas.DisconnectQuery,
         audited=always,
+        named=_disconnect_named,
+        streams=True,
     ),
 )

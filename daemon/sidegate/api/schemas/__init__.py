@@ -235,17 +235,20 @@ class ConnectionView(Result):
 
 
 class ConnectRequest(Request):
-    """`env`: add the connection's variables to the app, under their `renames` (old key -> new), in `scope`."""
+    """`env`: add the connection's variables to the app, under their `renames` (old key -> new), in `scope`.
+    `redeploy`: once it stands, replace the app's containers if their environment is out of date."""
 
     app: str
     target: str
     env: bool = False
     renames: dict[str, str] = {}
     scope: str = "runtime"
+    redeploy: bool = False
 
 
 class Connected(Result):
-    """`attached` containers are on the network now; `start_command` is how to start the app's next container."""
+    """`attached` containers are on the network now; `redeployed` apps have new ones; `start_command` is how to start
+    the app's next container."""
 
     app: str
     target: str
@@ -255,12 +258,15 @@ class Connected(Result):
     variables: list[str]
     notes: list[str]
     start_command: str
+    redeployed: list[str] = []
 
 
 class DisconnectQuery(Request):
-    """`env=keep` leaves the variables that the connection added; by default they go with it."""
+    """`env=keep` leaves the variables that the connection added; by default they go with it. `redeploy`: replace the
+    containers of the app that lost them if their environment is out of date."""
 
     env: str = "remove"
+    redeploy: bool = False
 
 
 class Disconnected(Result):
@@ -270,6 +276,7 @@ class Disconnected(Result):
     variables_removed: list[str]
     variables_kept: list[str]
     notes: list[str] = []
+    redeployed: list[str] = []
 
 
 # --- certificates --------------------------------------------------------------------------------------------------

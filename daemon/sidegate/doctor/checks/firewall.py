@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from sidegate.adapters.host import CHAIN, COMMENT_PREFIX, parse_rules
+from sidegate.adapters.nft.fence import SUFFIX
 from sidegate.adapters.nft.firewall import OPTIONS, iptables_fault, nft_fault
 from sidegate.adapters.nft.forwarder import TABLES
 from sidegate.core.desired import is_ours
@@ -149,8 +150,10 @@ def firewalld(seen: Snapshot) -> Iterator[Told]:
 
 
 def ours(seen: Snapshot) -> Iterator[Told]:
-    """While the daemon runs. Where it may not use iptables, it says so itself."""
-    if seen.daemon.status is None or any(docker_user(seen)) or "CAP_NET_ADMIN" in seen.viewer.lacking:
+    """While the daemon runs. Where it may not use iptables, it says so itself; an ordinary user's has none."""
+    if seen.daemon.status is None or seen.daemon.uid or "CAP_NET_ADMIN" in seen.viewer.lacking:
+        return
+    if any(docker_user(seen)):
         return
     firewall, instance = known(seen.firewall), seen.settings.instance
     back = f"The daemon puts it back within {seen.settings.resync_seconds} s; if it stays away, see its log."
@@ -159,10 +162,16 @@ def ours(seen: Snapshot) -> Iterator[Told]:
     networks = any(is_ours(network, rules) for network in known(seen.engine).state.networks)
     if networks and known(seen.kernel).bridge_filter and f"{COMMENT_PREFIX}{instance}" not in comments:
         yield warning(f"the bridge fast path's rule is not in {CHAIN}: connections are slower", advice=back)
+    if networks and "nft" not in seen.missing_tools and instance not in our_fences(firewall):
+        yield warning(
+            "private networks have no fence and are open for moments, while Docker rewrites the rules that keep them "
+            f"apart: the nftables table {TABLES}{instance}{SUFFIX} is gone",
+            advice=back,
+        )
     if seen.daemon.status.kernel:
         if f"{COMMENT_PREFIX}{instance}:external" not in comments:
             yield warning(f"the accepts of external connections are not in {CHAIN}", advice=back)
-        if f"{TABLES}{instance}" not in our_tables(firewall):
+        if instance not in our_tables(firewall):
             yield warning(f"the nftables table {TABLES}{instance} of external connections is gone", advice=back)
 
 
@@ -173,9 +182,19 @@ def docker_user_rules(firewall: Firewall) -> list[tuple[str, ...]]:
 
 
 def our_tables(firewall: Firewall) -> list[str]:
-    """Names of nftables tables that a Sidegate daemon made."""
+    """Instances whose daemon made an nftables table for external connections."""
+    return [name for name in _instances(firewall) if not name.endswith(SUFFIX)]
+
+
+def our_fences(firewall: Firewall) -> list[str]:
+    """Instances whose networks are fenced."""
+    return [name.removesuffix(SUFFIX) for name in _instances(firewall) if name.endswith(SUFFIX)]
+
+
+def _instances(firewall: Firewall) -> list[str]:
     tables = [item["table"] for item in firewall.ruleset if "table" in item]
-    return [table["name"] for table in tables if table["family"] == "ip" and table["name"].startswith(TABLES)]
+    names = [table["name"] for table in tables if table["family"] == "ip"]
+    return [name.removeprefix(TABLES) for name in names if name.startswith(TABLES)]
 
 
 CHECKS = (

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from sidegate.adapters.host import CHAIN, COMMENT_PREFIX
+from sidegate.adapters.nft.fence import FAMILIES, SUFFIX
 from sidegate.adapters.nft.forwarder import TABLES
 from sidegate.core.labels import INSTANCE, MANAGED
 from sidegate.core.model import DEFAULT_INSTANCE
 from sidegate.core.rollout import NEXT, OLD
-from sidegate.doctor.checks.firewall import docker_user_rules, our_tables
+from sidegate.doctor.checks.firewall import docker_user_rules, our_fences, our_tables
 from sidegate.doctor.findings import Check, Told, quoted, warning
 from sidegate.doctor.snapshot import Snapshot, known
 
@@ -43,12 +44,24 @@ def networks(seen: Snapshot) -> Iterator[Told]:
 
 
 def tables(seen: Snapshot) -> Iterator[Told]:
-    found = {name.removeprefix(TABLES): [name] for name in our_tables(known(seen.firewall))}
+    found = {instance: [f"{TABLES}{instance}"] for instance in our_tables(known(seen.firewall))}
     for instance, (name,) in _gone(seen, found):
         yield warning(
             f"the nftables table {name} is left of instance {instance}, whose daemon does not run; it lets nobody in",
             command=f"nft delete table ip {quoted(name)}",
         )
+
+
+def fences(seen: Snapshot) -> Iterator[Told]:
+    """A daemon that is stopped leaves its networks, and what guards them."""
+    guarded = {network.labels.get(INSTANCE) for network in known(seen.engine).state.networks}
+    found = {instance: [f"{TABLES}{instance}{SUFFIX}"] for instance in our_fences(known(seen.firewall))}
+    for instance, (name,) in _gone(seen, found):
+        if instance not in guarded:
+            yield warning(
+                f"the nftables table {name} is left of instance {instance}, which has no network any more",
+                command="\n".join(f"nft delete table {family} {quoted(name)}" for family in FAMILIES),
+            )
 
 
 def accepts(seen: Snapshot) -> Iterator[Told]:
@@ -93,6 +106,7 @@ def _some(names: Sequence[str]) -> str:
 CHECKS = (
     Check("left-networks", "every network of ours belongs to a daemon, or to state that asks for it", networks),
     Check("left-tables", "every nftables table of ours belongs to a daemon that runs", tables),
+    Check("left-fences", "every fence has networks, or a daemon that runs", fences),
     Check("left-rules", f"every rule of ours in {CHAIN} belongs to a daemon that runs", accepts),
     Check("left-copies", f"no X{NEXT} or X{OLD} stands without a daemon", copies),
 )

@@ -9,7 +9,7 @@ from sidegate.doctor.snapshot import Snapshot
 LOST = {
     "iptables": "no fast path between containers, and the kernel carries no external connection",
     "iptables-restore": "the kernel carries no external connection",
-    "nft": "the kernel carries no external connection: workers do",
+    "nft": "workers carry external connections, not the kernel, and private networks have no fence",
     "ss": "a connection that is removed may keep its sessions until they time out",
     "conntrack": "a connection that is removed may keep its sessions until they time out",
     "nsenter": "nothing in a container's network namespace can be cut or redirected: PostgreSQL is not at 3306",

@@ -1,0 +1,18 @@
+"""Who answers for which domain, where one app has very many."""
+
+from dataclasses import replace
+
+from sidegate.core.domains import assign_domains
+from sidegate.core.labels import Domain, discover
+from sidegate.core.model import Rules
+from states import app
+
+
+def test_thousands_of_domains_of_one_app_are_looked_at_once_each() -> None:
+    """Each held claim against each domain would take minutes here."""
+    (found,) = discover([app("shop")], Rules()).apps.values()
+    shop = replace(found, domains=tuple(Domain(f"d{number}.example") for number in range(50_000)))
+    held = {f"d{number}.example": "shop" for number in range(40_000)} | {"old.example": "shop", "kept.example": "gone"}
+    claims, problems = assign_domains({"shop": shop}, held, (), "localhost")
+    assert claims == {str(domain): "shop" for domain in shop.domains} | {"kept.example": "gone"}
+    assert not problems
