@@ -5,6 +5,8 @@ import os
 import pty
 import select
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from pathlib import Path
 import click
 import pytest
 
+import patient
 from memory_daemon import PASSWORD, MemoryDaemon, running
 from pairs import pair
 from sidegate.adapters.certificates import Certificates
@@ -386,10 +389,7 @@ def complete(words: str, runtime_dir: str) -> str:
     count = str(len(words.split()) - 1)
     environ = {"_SIDEGATE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": count}
     environ["SIDEGATE_RUNTIME_DIR"] = runtime_dir
-    done = subprocess.run(
-        [Path(sys.executable).parent / "sidegate"], env=os.environ | environ, capture_output=True, text=True
-    )
-    return done.stdout
+    return subprocess.run(patient.COMMAND, env=os.environ | environ, capture_output=True, text=True).stdout
 
 
 async def test_certificates_are_completed_though_the_authority_s_have_no_name(tmp_path: Path) -> None:
@@ -446,9 +446,21 @@ def test_what_takes_long_shows_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) 
 def test_what_is_quick_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(session, "PROGRESS_AFTER", 600.0)
     with session.progress("connecting"):
         pass
     assert screen.getvalue() == ""
+
+
+def test_colours_are_for_those_who_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """no-color.org: NO_COLOR takes the colours away and leaves what is bold; a dumb terminal shows neither."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert tables.style("ok", "green") == "\x1b[32mok\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert (tables.style("ok", "green"), tables.style("ok", bold=True)) == ("ok", "\x1b[1mok\x1b[0m")
+    monkeypatch.setenv("TERM", "dumb")
+    assert tables.style("ok", "green", bold=True) == "ok"
 
 
 def test_a_terminal_never_obeys_what_a_name_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -498,3 +510,46 @@ async def test_a_stream_that_is_closed_is_an_empty_one(
 async def test_the_version_needs_no_daemon(node: MemoryDaemon) -> None:
     done = await node.sidegate("--version")
     assert done.stdout == "sidegate 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["external", "off", "shop-db"],
+            "not waiting any longer; what was asked for goes on: see `sidegate audit`",
+        ),
+        (["db", "password", "shop-db", "--generate"], "`sidegate db credentials shop-db` tells which password counts"),
+        (["app", "ls"], "Aborted!"),
+    ],
+    ids=["external off", "db password", "app ls"],
+)
+def test_who_leaves_while_a_change_is_made_is_told_that_it_goes_on(tmp_path: Path, words: list[str], told: str) -> None:
+    """The daemon never answers here; Ctrl-C comes once it has been asked."""
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        command = [sys.executable, "-m", "sidegate", "--socket", str(path), *words]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as asking:
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(1 << 16)
+                asking.send_signal(signal.SIGINT)
+                _, shown = asking.communicate(timeout=60)
+    assert told in shown
+    assert asking.returncode == (1 if told == "Aborted!" else 130)
+
+
+def test_who_leaves_at_once_sees_no_traceback() -> None:
+    early = """
+import runpy, sys
+class Impatient:
+    def find_spec(self, name, *_):
+        if name == "sidegate.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Impatient())
+runpy.run_module("sidegate", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", early], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import patient
 from memory_daemon import MemoryDaemon, running
 from sidegate.api import schemas
 from sidegate.cli.completion import SCRIPTS
@@ -47,13 +48,13 @@ async def node(tmp_path: Path) -> AsyncIterator[MemoryDaemon]:
 
 async def complete(node: MemoryDaemon, line: str) -> list[str]:
     """What bash is offered in the place of the last word, or of what follows its last = or :."""
-    return await asyncio.to_thread(bash, line, node.path.parent)
+    return await asyncio.to_thread(bash, line, node.path.parent, patient.program(node.path.parents[1]))
 
 
-def bash(line: str, runtime_dir: Path) -> list[str]:
+def bash(line: str, runtime_dir: Path, sidegate: str = SIDEGATE) -> list[str]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("SIDEGATE_")}
     done = subprocess.run(
-        ["bash", "--norc", "-c", ASK.format(sidegate=shlex.quote(SIDEGATE)), "bash", line],
+        ["bash", "--norc", "-c", ASK.format(sidegate=shlex.quote(sidegate)), "bash", line],
         capture_output=True,
         text=True,
         timeout=30,

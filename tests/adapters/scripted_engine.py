@@ -93,12 +93,12 @@ class ScriptedEngine:
         """Send an event that happened `age` seconds ago to every stream; returns its time in nanoseconds."""
         at = time.time_ns() - int(age * 10**9)
         event = {"Type": kind, "Action": action, "Actor": {"ID": actor, "Attributes": attributes}, "timeNano": at}
-        for stream in self._streams:
+        for stream in self._streams.copy():
             stream.put(event)
         return at
 
     def end_streams(self) -> None:
-        for stream in self._streams:
+        for stream in self._streams.copy():  # each takes itself out when it ends
             stream.put(None)
 
     def add_container(self, container: str, **parts: object) -> None:

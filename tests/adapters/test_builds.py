@@ -228,7 +228,7 @@ async def test_a_build_that_is_cancelled_is_cancelled_at_the_engine(engine: Engi
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(engine.gone.wait(), 10)
+    await asyncio.wait_for(engine.gone.wait(), 30)
 
 
 async def test_a_context_is_read_as_the_engine_takes_it(engine: Engine) -> None:

@@ -136,6 +136,23 @@ def test_binary_files_are_told_from_pem(tmp_path: Path) -> None:
     assert "convert it with openssl" in seen(Directory(tmp_path))[1]["der"]
 
 
+def test_what_is_no_file_is_a_problem_and_holds_nobody_up(tmp_path: Path) -> None:
+    """A pipe has its reader wait for a writer, /dev/zero never ends, a link to itself cannot be followed."""
+    put(tmp_path, "good", *pair("good.example"))
+    os.mkfifo(tmp_path / "pipe.pem")
+    (tmp_path / "zero.pem").symlink_to("/dev/zero")
+    (tmp_path / "loop.crt").symlink_to("loop.crt")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "loop.key").touch()
+    names, faults = seen(Directory(tmp_path))
+    assert names == {"good": ("good.example",)}
+    assert faults == {
+        "pipe": "pipe.pem is not a regular file: put one in its place",
+        "zero": "zero.pem is not a regular file: put one in its place",
+        "loop": "loop.key lies there without loop.crt: put the certificate beside it",
+    }
+
+
 def test_what_was_good_stays_in_use_until_there_is_better(tmp_path: Path) -> None:
     """A renewal seen between its two files, then a broken one, then the removal."""
     directory = Directory(tmp_path)

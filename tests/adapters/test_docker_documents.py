@@ -59,6 +59,7 @@ def test_aliases_are_those_that_were_asked_for(names: dict[str, object], aliases
 def test_ports() -> None:
     """Exposed are TCP ports in order; published are host ports, running or not, and 0 is one not yet chosen."""
     assert container(Config={"ExposedPorts": {"8080/tcp": {}, "53/udp": {}, "80/tcp": {}}}).exposed_ports == (80, 8080)
+    assert container(Config={"ExposedPorts": {f"{'1' * 5000}/tcp": {}, "٣/tcp": {}}}).exposed_ports == ()
     binding = {"3306/tcp": [{"HostIp": "", "HostPort": "13306"}], "9/tcp": None}
     assert container(HostConfig={"PortBindings": binding}).published_ports == (13306,)
     assert container(NetworkSettings={"Ports": binding}).published_ports == (13306,)

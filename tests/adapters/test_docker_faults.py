@@ -27,7 +27,7 @@ async def script(tmp_path: Path) -> AsyncIterator[ScriptedEngine]:
 
 @pytest.fixture
 async def engine(script: ScriptedEngine) -> AsyncIterator[DockerEngine]:
-    engine = DockerEngine(script.url, deadline=3)
+    engine = DockerEngine(script.url, deadline=60)
     yield engine
     await engine.close()
 
@@ -43,14 +43,14 @@ class Bell:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not true():
             await asyncio.sleep(0.002)
 
 
 async def subscription(script: ScriptedEngine) -> str:
     """Wait for the next subscription to the script's events; returns its `since`."""
-    return await asyncio.to_thread(script.subscribed.get, timeout=5)
+    return await asyncio.to_thread(script.subscribed.get, timeout=30)
 
 
 # --- versions --------------------
@@ -143,9 +143,8 @@ async def test_a_container_whose_lock_is_held_delays_nobody(script: ScriptedEngi
     script.add_container("a", State="exited")
     script.add_container("new")
     script.gates = {f"/containers/{name}/json": threading.Event() for name in ("a", "new")}
-    began = time.monotonic()
-    assert [(c.name, c.state) for c in (await engine.observe()).containers] == [("a", "running")]
-    assert time.monotonic() - began < 5
+    async with asyncio.timeout(30):  # the engine has twice as long to answer
+        assert [(c.name, c.state) for c in (await engine.observe()).containers] == [("a", "running")]
     for gate in script.gates.values():
         gate.set()
     await until(lambda: bell.rung == 3)
@@ -173,16 +172,14 @@ async def test_an_image_that_is_gone_has_no_labels(script: ScriptedEngine, engin
 
 async def test_a_hung_engine_is_given_up_at_the_deadline(script: ScriptedEngine) -> None:
     """An engine that accepts and never answers: looking says that it is away, changing that nothing is known."""
-    engine = DockerEngine(script.url, deadline=1.3)
+    engine = DockerEngine(script.url, deadline=2.6)
     await engine.version()
     gates = {path: threading.Event() for path in ("/containers/json", "/networks", "/networks/n/connect")}
     script.gates = gates
-    began = time.monotonic()
-    with pytest.raises(EngineUnavailableError, match="no reply within 1 s"):
+    with pytest.raises(EngineUnavailableError, match="no reply within 2 s"):
         await engine.observe()
     with pytest.raises(EngineError, match="seen at the next look"):
         await engine.connect("c", "n", frozenset())
-    assert time.monotonic() - began < 20
     await engine.close()
 
 
@@ -301,7 +298,7 @@ async def test_commands_in_a_container_are_not_heard() -> None:
         heard = asyncio.create_task(asyncio.to_thread(lambda: list(actions())), name="events")
         await docker("exec", container, "true")
         await docker("rename", container, f"{(await see(lab, container)).name}x")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert set(await heard) <= {"create", "connect", "start", "rename"}
     finally:
         await lab.close()

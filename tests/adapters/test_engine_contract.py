@@ -105,7 +105,7 @@ async def test_a_container_that_is_told_to_stop_is_stopping_until_it_has(lab: La
 
 async def _until(lab: Lab, woken: asyncio.Event, container: str, *, stopping: bool) -> Container:
     """Look each time something wakes, as the loop does."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             woken.clear()
             found = await see(lab, container)
@@ -249,7 +249,7 @@ async def test_every_change_wakes(lab: Lab) -> None:
     lab.engine.watch(woken.set)
 
     async def wake() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await woken.wait()
         woken.clear()
 
@@ -271,7 +271,7 @@ async def test_a_container_is_attached_on_its_create_event(lab: Lab) -> None:
     name = await network(lab)
     lab.watch(lambda: None)
     await lab.engine.expect(Newcomers(apps={"shop": ((name, frozenset({"shop"})),)}))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         shop = ""
         while not shop or not (await see(lab, shop)).endpoint(name):  # it takes a moment until somebody listens
             shop, other = await lab.create(labels={"sidegate.app": "shop"}), await lab.create()

@@ -85,7 +85,7 @@ async def test_on_serves_and_off_leaves_nothing(node: Host, kernel: KernelForwar
     await kernel.apply({})
     assert not await node.connects(PORT)
     assert await echoes(session)  # closed is not cut
-    assert await kernel.cut(PORT, pid) == 1
+    assert len(await kernel.cut(PORT, pid)) == 1
     assert node.database_sockets() == []
     assert await ended(session) == "reset"
     assert node.flows() == []
@@ -118,7 +118,7 @@ async def test_lists_act_before_the_database_is_reached(node: Host, kernel: Kern
     assert await kernel.observe() == narrow
     assert not await node.connects(PORT, CLIENTS[1])
     assert await echoes(lost)
-    assert await kernel.cut(PORT, pid, {CLIENTS[1], CLIENTS[2]}) == 1
+    assert len(await kernel.cut(PORT, pid, {CLIENTS[1], CLIENTS[2]})) == 1
     assert await ended(lost) == "reset"
     assert await echoes(kept)
     assert len(node.database_sockets()) == 1
@@ -162,6 +162,22 @@ async def test_new_sessions_of_an_address_are_slowed(node: Host, kernel: KernelF
     assert await kernel.observe() == limited
     await kernel.apply({PORT: only(max_new=50_000, max_sessions=1000)})
     assert all([await node.connects(PORT) for _ in range(20)])
+
+
+async def test_an_attempt_that_is_made_again_counts_once(node: Host, kernel: KernelForwarder) -> None:
+    """A SYN that was counted and then dropped, as while Docker rewrites its rules, comes again a second later."""
+    node.start_database()
+    await kernel.apply({PORT: only(max_sessions=1, max_new=2)})
+    run("iptables", "-D", "FORWARD", "-j", "DOCKER-USER")
+    attempt = asyncio.create_task(node.connect(PORT))
+    async with asyncio.timeout(10):
+        while not (await kernel.counts())[PORT]:
+            await asyncio.sleep(0.01)
+    run("iptables", "-I", "FORWARD", "-j", "DOCKER-USER")
+    session = await attempt
+    assert (await kernel.counts())[PORT] > 1
+    assert not await node.connects(PORT)
+    session.close()
 
 
 async def test_a_change_leaves_the_others_alone(node: Host, kernel: KernelForwarder) -> None:
@@ -345,7 +361,7 @@ async def test_a_hundred_times_on_and_off_under_hammering_clients(node: Host, ke
         await kernel.apply(OPEN)
         session = await node.connect(PORT)
         await kernel.apply({})
-        cut += await kernel.cut(PORT, pid)
+        cut += len(await kernel.cut(PORT, pid))
         assert node.database_sockets() == []
         assert node.flows() == []
         assert await ended(session) == "reset"
@@ -359,7 +375,7 @@ async def test_cutting_what_came_in_by_the_hundred(node: Host, kernel: KernelFor
     await kernel.apply(OPEN)
     many = [await node.connect(PORT) for _ in range(450)]
     kept = await node.connect(PORT, CLIENTS[1])
-    assert await kernel.cut(PORT, pid, [CLIENTS[0]]) == 450
+    assert len(await kernel.cut(PORT, pid, [CLIENTS[0]])) == 450
     assert len(node.database_sockets()) == 1
     assert {await ended(sock) for sock in many} == {"reset"}
     assert await echoes(kept)
@@ -371,7 +387,9 @@ async def test_one_session_of_an_address_is_cut(node: Host, kernel: KernelForwar
     await kernel.apply(OPEN)
     kept, lost = await node.connect(PORT), await node.connect(PORT)
     address, number = lost.getsockname()
-    assert await kernel.cut(PORT, pid, [f"{address}:{number}"]) == 1
+    (seen,) = [session for session in await kernel.sessions(PORT) if session.client_port == number]
+    (cut,) = await kernel.cut(PORT, pid, [f"{address}:{number}"])
+    assert (cut.client, cut.client_port, cut.masked, cut.masked_port) == (address, number, GATEWAY, seen.masked_port)
     assert await ended(lost) == "reset"
     assert await echoes(kept)
     kept.close()

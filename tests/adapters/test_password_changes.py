@@ -378,6 +378,28 @@ async def test_sessions_from_before_end_on_demand_and_no_others(server: Server) 
 
 
 @pytest.mark.engine
+async def test_logins_of_our_own_are_no_sessions_that_were_ended(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server lists them for a while after they have ended: here for as long as the change takes."""
+    kept: list[Any] = []
+
+    async def close(connection: Any) -> None:
+        kept.append(connection)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(aiomysql.Connection, "close", lambda ended: kept.append(ended))  # bound, as append is not
+        patched.setattr(asyncpg.Connection, "close", close)
+        patched.setattr(asyncpg.Connection, "terminate", lambda _: None)
+        changed = await server.servers(details(root=ROOT)).change_password("shop-db", NEW, disconnect=True)
+    for connection in kept:
+        connection.close() if server.engine == "mariadb" else connection.terminate()
+    await asyncio.sleep(0)  # transports close at the loop's next turn
+    assert len(kept) > 1
+    assert changed.ended == 0
+
+
+@pytest.mark.engine
 async def test_no_statement_holds_a_password(server: Server) -> None:
     """The general log of MariaDB, and PostgreSQL's of all statements."""
     boss = "root" if server.engine == "mariadb" else "boss"

@@ -15,8 +15,9 @@ import asyncpg
 import pytest
 
 from pairs import pair
+from ports import free_port
 from sidegate.adapters.databases import mysql
-from sidegate.adapters.databases.postgres import check_login, kill_sessions, speaks_tls
+from sidegate.adapters.databases.postgres import check_login, kill_clients, kill_sessions, speaks_tls
 from sidegate.adapters.databases.said import NobodyListensError
 from sidegate.adapters.databases.servers import DatabaseServers, Location
 from sidegate.core.database_engines import DATABASE_ENGINES
@@ -85,6 +86,11 @@ async def server(container: Server) -> Server:
             await boss.execute("CREATE ROLE shop LOGIN PASSWORD 'shop'")
             await boss.execute("CREATE DATABASE hidden")
             await boss.execute("REVOKE CONNECT ON DATABASE hidden FROM PUBLIC")
+        # The server may have that login, and those of the test before, for a moment after they have gone.
+        near = "SELECT count(*) FROM pg_stat_activity WHERE client_addr <<= $1"
+        async with asyncio.timeout(READY):
+            while await boss.fetchval(near, container.near_network):
+                await asyncio.sleep(0.01)
     return container
 
 
@@ -188,8 +194,7 @@ async def impostor(greeting: bytes | None) -> AsyncIterator[int]:
 
 
 async def test_a_port_that_nobody_listens_on_is_unreachable() -> None:
-    async with impostor(b"") as port:
-        pass
+    port = free_port()
     for driver_login in (check_login, mysql.check_login):
         with pytest.raises(NobodyListensError, match=f"127.0.0.1:{port} cannot be reached: connection refused"):
             await driver_login("127.0.0.1", port, "shop", "x", "", DEADLINE)
@@ -270,6 +275,37 @@ async def test_a_user_ends_its_own_sessions_and_says_which_it_may_not(server: Se
                 await kill_sessions(server.near, 5432, *shop, near, DEADLINE, "shop")
         finally:
             await boss.execute("REVOKE pg_read_all_stats FROM shop")
+
+
+@pytest.mark.engine
+async def test_exactly_these_clients_end_unless_somebody_else_has_their_place(server: Server) -> None:
+    async with session(server.near) as gone, session(server.near) as spared, session(server.near) as other:
+        statement = "SELECT host(inet_client_addr()), inet_client_port()"
+        here, there = [tuple(await one.fetchrow(statement)) for one in (gone, spared)]
+        query = asyncio.create_task(gone.execute("SELECT pg_sleep(600)"), name="gone")
+        async with asyncio.timeout(READY):
+            while not await other.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
+                await asyncio.sleep(0.01)
+
+        async def connected() -> set[tuple[str, int]]:
+            return {there}
+
+        login = (server.near, 5432, "boss", PASSWORD)
+        assert await kill_clients(*login, {here, there, (here[0], 1)}, connected, DEADLINE, "shop") == 1
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError)):
+            await query
+        assert [await one.fetchval("SELECT 1") for one in (spared, other)] == [1, 1]
+        assert await kill_clients(*login, {(here[0], 1)}, connected, DEADLINE, "shop") == 0
+        with pytest.raises(LoginFailedError, match="may not end 1 sessions of other users"):
+            await other.execute("GRANT pg_read_all_stats TO shop")
+            try:
+                await kill_clients(server.near, 5432, "shop", "shop", {there}, nobody, DEADLINE, "shop")
+            finally:
+                await other.execute("REVOKE pg_read_all_stats FROM shop")
+
+
+async def nobody() -> tuple[()]:
+    return ()
 
 
 # --- by name

@@ -16,6 +16,7 @@ RULE = StopRule("")
         *(("15", 15), ("SIGTERM", 15), ("term", 15), ("SIGKILL", 9), ("USR1", 10), ("SIGWINCH", 28)),
         *(("SIGRTMIN+3", 37), ("RTMIN", 34), ("37", 37)),
         *(("", 0), ("SIG", 0), ("NONSENSE", 0), ("SIG_DFL", 0), ("-1", 0), ("RTMIN+x", 34), ("٣", 0), ("ALLE", 0)),
+        *(("1" * 5000, 0), ("RTMIN+" + "1" * 5000, 0)),
     ],
 )
 def test_signals_are_told_by_name_and_by_number(name: str, found: int) -> None:

@@ -1,6 +1,7 @@
 """Host tools as processes: what they are given, what becomes of them."""
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,9 +10,17 @@ import pytest
 from sidegate.adapters.tools import Tools
 from sidegate.errors import HostToolError
 
+BEGIN = 'touch "$1"; exec tail -f "$1"'
+"""Shows that it has begun, and does not end."""
 
-def runs(pid: int) -> bool:
-    return Path(f"/proc/{pid}/cmdline").exists() and bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+
+def running(word: object) -> list[bytes]:
+    """The command lines that have it, of all processes: a tool that has to be gone may not even have begun."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.append(place.read_bytes())
+    return [line for line in found if str(word).encode() in line]
 
 
 async def test_what_it_printed_and_how_it_ended() -> None:
@@ -42,26 +51,27 @@ async def test_one_that_is_not_there_is_named_with_its_package(monkeypatch: pyte
 
 
 async def test_one_that_takes_too_long_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(HostToolError, match=r"did not end within 1 s"):
-        await Tools(deadline=1).run("sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 1000")
-    assert not runs(int((tmp_path / "pid").read_text()))
+        await Tools(deadline=1).run("tail", "-f", str(tmp_path / "file"))
+    assert running(tmp_path) == []
 
 
 async def test_one_that_nobody_waits_for_any_more_is_killed_before_its_caller_goes_on(tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
-    task = asyncio.create_task(Tools(deadline=1000).run("sh", "-c", f"echo $$ > {pid}; exec sleep 1000"))
+    begun = tmp_path / "begun"
+    task = asyncio.create_task(Tools(deadline=1000).run("sh", "-c", BEGIN, "sh", str(begun)))
     async with asyncio.timeout(20):
-        while not (pid.exists() and pid.read_text()):
+        while not begun.exists():
             await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not runs(int(pid.read_text()))
+    assert running(tmp_path) == []
 
 
 async def test_no_more_than_so_many_run_at_once_and_one_that_waits_can_be_given_up(tmp_path: Path) -> None:
     tools = Tools(deadline=1000, at_once=1)
-    first = asyncio.create_task(tools.run("sh", "-c", f"touch {tmp_path}/first; exec sleep 1000"))
+    first = asyncio.create_task(tools.run("sh", "-c", BEGIN, "sh", str(tmp_path / "first")))
     async with asyncio.timeout(20):
         while not (tmp_path / "first").exists():
             await asyncio.sleep(0.01)

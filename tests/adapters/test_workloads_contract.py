@@ -67,7 +67,7 @@ async def test_how_a_program_ended(lab: WorkloadLab) -> None:
     """An exit code and no address; it is there until somebody removes it."""
     name = await lab.run()
     await lab.end(name)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (found := await snapshot(lab, name)).running:
             await asyncio.sleep(0.01)
     assert (found.container.state, found.exit_code, found.addresses) == ("exited", 137, {})

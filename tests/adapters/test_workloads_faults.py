@@ -27,7 +27,15 @@ async def script(tmp_path: Path) -> AsyncIterator[ScriptedEngine]:
 
 @pytest.fixture
 async def workloads(script: ScriptedEngine) -> AsyncIterator[DockerWorkloads]:
-    workloads = DockerWorkloads(script.url, deadline=2, slow=0.2)
+    workloads = DockerWorkloads(script.url, deadline=30, slow=30)
+    yield workloads
+    await workloads.close()
+
+
+@pytest.fixture
+async def hasty(script: ScriptedEngine) -> AsyncIterator[DockerWorkloads]:
+    """Ones that do not wait for a change to be confirmed: only for those that the engine never answers."""
+    workloads = DockerWorkloads(script.url, deadline=30, slow=0.2)
     yield workloads
     await workloads.close()
 
@@ -46,25 +54,25 @@ def hang(script: ScriptedEngine, path: str) -> None:
     script.gates[path] = threading.Event()
 
 
-async def test_a_container_that_was_made_all_the_same(script: ScriptedEngine, workloads: DockerWorkloads) -> None:
+async def test_a_container_that_was_made_all_the_same(script: ScriptedEngine, hasty: DockerWorkloads) -> None:
     """Not confirmed, and there: that is the one. Not confirmed and not there: said."""
     hang(script, "/containers/create")
     with pytest.raises(EngineError, match=r"did not confirm within 0\.2 s that it could create container shop"):
-        await workloads.create(ContainerSpec("i"), "shop")
+        await hasty.create(ContainerSpec("i"), "shop")
     is_there(script, Running=False)
-    assert await workloads.create(ContainerSpec("i"), "shop") == ID
+    assert await hasty.create(ContainerSpec("i"), "shop") == ID
     with pytest.raises(EngineError, match="did not confirm"):  # somebody else's of that name
-        await workloads.create(ContainerSpec("i", labels={"sidegate.app": "shop"}), "shop")
+        await hasty.create(ContainerSpec("i", labels={"sidegate.app": "shop"}), "shop")
 
 
-async def test_a_change_that_was_not_confirmed_is_looked_at(script: ScriptedEngine, workloads: DockerWorkloads) -> None:
+async def test_a_change_that_was_not_confirmed_is_looked_at(script: ScriptedEngine, hasty: DockerWorkloads) -> None:
     """What was wanted is so, or the error says that it was not confirmed."""
     hang(script, f"/containers/{ID}/start")
     is_there(script, Running=False)
     with pytest.raises(EngineError, match="did not confirm"):
-        await workloads.start(ID)
+        await hasty.start(ID)
     is_there(script, Running=True)
-    await workloads.start(ID)
+    await hasty.start(ID)
 
 
 async def test_a_removal_that_is_under_way(script: ScriptedEngine, workloads: DockerWorkloads) -> None:
@@ -72,8 +80,15 @@ async def test_a_removal_that_is_under_way(script: ScriptedEngine, workloads: Do
     refusal = {"message": f"removal of container {ID} is already in progress"}
     script.replies["DELETE", f"/containers/{ID}"] = 409, refusal
     is_there(script, Running=False)
-    with pytest.raises(EngineError, match="already in progress"):
-        await workloads.remove(ID)
+    hang(script, f"/containers/{ID}")
+    removing = asyncio.create_task(workloads.remove(ID))
+    async with asyncio.timeout(30):
+        while f"DELETE /v1.41/containers/{ID}" not in script.asked:
+            await asyncio.sleep(0.01)
+        workloads._slow = 0.2
+        script.gates.pop(f"/containers/{ID}").set()
+        with pytest.raises(EngineError, match="already in progress"):
+            await removing
     del script.replies["GET", f"/containers/{ID}/json"]
     await workloads.remove(ID)
 
@@ -83,7 +98,7 @@ async def test_slow_stops_keep_nobody_from_looking(script: ScriptedEngine, workl
     hang(script, f"/containers/{ID}/stop")
     is_there(script, Status="running", Running=True)
     stops = [asyncio.ensure_future(workloads.stop(ID)) for _ in range(8)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while script.asked.count(f"POST /v1.41/containers/{ID}/stop") < len(stops):
             await asyncio.sleep(0.01)
         with pytest.raises(NotFoundError):

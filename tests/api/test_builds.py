@@ -288,8 +288,8 @@ async def test_ctrl_c_ends_the_build_at_the_engine(node: MemoryDaemon, builder: 
     )
     assert process.stderr is not None
     async with asyncio.timeout(30):
-        while b"made" not in await process.stderr.readline():
-            pass
+        while b"made" not in (line := await process.stderr.readline()):
+            assert line, "it ended"
         process.send_signal(signal.SIGINT)
         await builder.closed.wait()
         assert await process.wait() == 1

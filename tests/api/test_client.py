@@ -78,7 +78,7 @@ def test_a_dead_socket_says_the_same(tmp_path: Path) -> None:
         Client(tmp_path / "dead.sock").call("GET", "/v1/status", schemas.Status)
 
 
-def test_a_full_queue_is_waited_for_and_then_named(tmp_path: Path) -> None:
+def test_a_full_queue_is_waited_for_and_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
         listener.bind(str(path))
@@ -86,11 +86,10 @@ def test_a_full_queue_is_waited_for_and_then_named(tmp_path: Path) -> None:
         first.connect(str(path))
         with pytest.raises(DaemonUnreachableError, match="takes no calls"):
             Client(path, seconds=0.05).call("GET", "/v1/status", schemas.Status)
-        waiting = threading.Timer(0, lambda: listener.accept()[0].close())
-        waiting.start()
+        # While it waits to try again somebody is taken out of the queue.
+        monkeypatch.setattr("sidegate.api.client.time.sleep", lambda _: listener.accept()[0].close())
         with pytest.raises(DaemonUnreachableError, match="did not answer within"):
             Client(path, seconds=0.5).call("GET", "/v1/status", schemas.Status)
-        waiting.join()
 
 
 def test_a_daemon_that_ends_before_it_answers(tmp_path: Path) -> None:

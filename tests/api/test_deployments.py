@@ -153,11 +153,11 @@ async def test_a_deployment_that_fails_takes_all_back_that_was_said_with_it(node
 async def test_what_cannot_be_taken_back_is_said_with_why_it_failed(node: MemoryDaemon) -> None:
     await deploy(node, variables={"A": "1"})
     node.deaf.add("8080")
-    object.__setattr__(node.tools, "healthy", 1.0)
     failing = asyncio.create_task(deploy(node, image="shop:2", variables={"A": "2"}))
     while "0 of 1" not in node.rollouts.under_way("shop"):
         await asyncio.sleep(0.005)
     await node.store.set_variables("shop", [Variable("A", "3", "both")], [Variable("A", "2")])
+    await node.run_out_of_time("shop", "0 of 1")
     with pytest.raises(RolloutFailedError, match=r"nothing listens(.|\n)*was taken back: shop already has A for both"):
         await failing
     assert node.store.intent.env["shop"] == (Variable("A", "3", "both"),)
@@ -173,9 +173,10 @@ async def test_a_clash_with_a_variable_for_both_changes_nothing(node: MemoryDaem
 async def test_a_health_path_that_the_present_ones_do_not_have_does_not_take_them_out(node: MemoryDaemon) -> None:
     await deploy(node)
     node.unknown_paths.add("/new")
-    object.__setattr__(node.tools, "healthy", 0.2)
+    failing = asyncio.create_task(deploy(node, image="shop:2", health="/new"))
+    await node.run_out_of_time("shop", "0 of 1")
     with pytest.raises(RolloutFailedError, match="/new answered 404"):
-        await deploy(node, image="shop:2", health="/new")
+        await failing
     assert node.store.intent.options == {}
     seen: list[str] = []
 
@@ -391,8 +392,8 @@ async def test_ctrl_c_ends_the_waiting_and_nothing_else(node: MemoryDaemon) -> N
     environ = os.environ | {"SIDEGATE_RUNTIME_DIR": str(node.path.parent)}
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environ)
     assert process.stderr is not None
-    while b"0 of 1" not in await process.stderr.readline():
-        pass
+    while b"0 of 1" not in (line := await process.stderr.readline()):
+        assert line, "it ended"
     process.send_signal(signal.SIGINT)
     _, told = await process.communicate()
     assert (process.returncode, b"it goes on: see `sidegate app show shop`" in told) == (130, True), told

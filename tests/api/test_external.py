@@ -7,7 +7,7 @@ import pytest
 from memory_daemon import PASSWORD, MemoryDaemon
 from sidegate.core.gates import Gate
 from sidegate.core.model import External
-from sidegate.core.sessions import Listening, Session
+from sidegate.core.sessions import Cut, Listening, Session
 from sidegate.errors import (
     DataPlaneError,
     InvalidInputError,
@@ -32,10 +32,10 @@ def unbindable(node: MemoryDaemon, port: int, error: SidegateError) -> Iterator[
     """Binding `port` fails, although nobody is seen to hold it."""
     real = node.data_plane.open_forwarder
 
-    async def failing(database: str, gate: Gate, kernel: bool = False) -> None:
+    async def failing(database: str, gate: Gate, kernel: bool = False) -> Cut:
         if gate.port == port:
             raise error
-        await real(database, gate, kernel)
+        return await real(database, gate, kernel)
 
     node.data_plane.open_forwarder = failing  # type: ignore[method-assign]
     yield

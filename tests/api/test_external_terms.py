@@ -11,7 +11,7 @@ from sidegate.api import schemas
 from sidegate.core.gates import Entry, Gate
 from sidegate.core.model import Rules
 from sidegate.core.sessions import Listening, Session
-from sidegate.errors import HostToolError, InvalidInputError, NotFoundError, RefusedError
+from sidegate.errors import HostToolError, InvalidInputError, LoginFailedError, NotFoundError, RefusedError
 
 OFFICE = "203.0.113.0/24=the office"
 
@@ -152,17 +152,29 @@ async def test_it_is_on_for_a_while_and_the_end_can_be_put_off(node: MemoryDaemo
 
 async def test_kick_ends_an_addresss_sessions_wherever_they_are(node: MemoryDaemon) -> None:
     await on(node)
-    node.data_plane.live["shop-db"] = (session("203.0.113.9:1"), session("[2001:db8::1]:2"))
+    node.data_plane.live["shop-db"] = (
+        Session("shop-db", "203.0.113.9:1", 1.0, 10, 20, "10.213.0.1", 40000),
+        session("[2001:db8::1]:2"),
+    )
     node.kernel.connect(30000, "203.0.113.9")
+    node.databases.calls.clear()
     assert (await node.commands.externals.kick("shop-db", "203.0.113.9")).sessions == 2
+    assert node.databases.calls == ["kill_clients shop-db 10.213.0.1:40000 10.213.0.1:50000"]
     with pytest.raises(NotFoundError, match=r"203\.0\.113\.9 has no session on shop-db"):
         await node.commands.externals.kick("shop-db", "203.0.113.9")
     assert (await node.commands.externals.kick("shop-db", "[2001:db8::1]:2")).sessions == 1
     node.kernel.connect(30000, "203.0.113.9")
     with pytest.raises(NotFoundError, match=r"203\.0\.113\.9:4 has no session on shop-db"):
         await node.commands.externals.kick("shop-db", "203.0.113.9:4")
+    node.databases.fail_next["kill_clients"] = LoginFailedError("refused the user 'root'")
     assert (await node.commands.externals.kick("shop-db", "203.0.113.9:50000")).sessions == 1
     assert node.kernel.clients(30000) == []
+    await node.settled()
+    (problem,) = (await node.commands.node.status()).problems
+    assert (problem.subject, problem.text) == (
+        "shop-db",
+        "a query that was running when its connection was cut may run on: refused the user 'root'",
+    )
 
 
 async def test_it_says_what_carries_it_and_why(node: MemoryDaemon) -> None:
@@ -173,6 +185,29 @@ async def test_it_says_what_carries_it_and_why(node: MemoryDaemon) -> None:
     assert node.kernel.table == {}
     shown = await on(node, forwarder="", local=True)
     assert (shown.carrier, shown.carrier_reason) == ("userspace", "no IPv4 client from elsewhere may come in")
+
+
+@pytest.mark.parametrize(
+    ("terms", "host"),
+    [
+        ({"local": True}, "127.0.0.1"),
+        ({"allow": ["127.0.0.0/8"]}, "127.0.0.1"),
+        ({"allow": ["127.0.0.1", "::1"]}, "127.0.0.1"),
+        ({"allow": ["127.0.0.0/8", OFFICE]}, "203.0.113.7"),
+        ({"local": True, "deny": ["127.0.0.1"]}, "203.0.113.7"),
+        ({}, "203.0.113.7"),
+    ],
+)
+async def test_the_line_to_paste_names_loopback_where_nobody_else_may_come_in(
+    node: MemoryDaemon, terms: dict[str, object], host: str
+) -> None:
+    """A client on this machine that connects to its address comes from that address, which such a list turns away."""
+    shown = await on(node, **terms)
+    assert shown.host == host
+    assert shown.command is not None and f" {host} " in shown.command
+    assert (await node.commands.databases.show("shop-db")).external.host == host
+    assert (await node.commands.databases.credentials("shop-db")).external.host == host
+    assert [found.external for found in await node.commands.databases.ls()] == [f"{host}:30000"]
 
 
 async def test_auto_stays_in_userspace_and_says_why_where_the_kernel_cannot_be_used(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from memory_daemon import PASSWORD, MemoryDaemon
 from sidegate.api import http, openapi, schemas
 from sidegate.api.calls import CALLS
 from sidegate.api.client import Client
+from sidegate.core.model import Intent
 from sidegate.errors import (
     DuplicateConnectionError,
     EngineUnavailableError,
@@ -272,6 +273,26 @@ async def test_a_purge_that_fails_keeps_the_state_and_can_be_asked_for_again(nod
     assert not node.stopped.is_set()
     assert node.store.intent.connections
     node.engine.unavailable = ""
+    await node.call("POST", "/v1/purge", schemas.Purged)
+    assert node.stopped.is_set()
+
+
+async def test_a_purge_that_cannot_forget_goes_back_to_work(
+    node: MemoryDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk: what is at the engine is gone by then, and the daemon goes on with what it remembers."""
+
+    async def fail() -> Intent:
+        raise StoreError("sidegate.db: disk is full: nothing was changed")
+
+    await node.connect("shop", "shop-db", env=True)
+    with monkeypatch.context() as full:
+        full.setattr(node.store, "purge", fail)
+        with pytest.raises(StoreError, match="disk is full: what is remembered was not removed"):
+            await node.call("POST", "/v1/purge", schemas.Purged)
+    assert not node.stopped.is_set()
+    await node.settled()
+    assert "sidegate-shop--shop-db" in {n.name for n in (await node.engine.observe()).networks}
     await node.call("POST", "/v1/purge", schemas.Purged)
     assert node.stopped.is_set()
 

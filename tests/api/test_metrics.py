@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import re
-import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from memory_daemon import MemoryDaemon, running
+from ports import free_port
 from sidegate.adapters.docker.tally import EngineTally, operation
 from sidegate.api import metrics, metrics_listener
 from sidegate.api.metric_names import COUNTER, FAMILIES, GAUGE, HISTOGRAM
@@ -22,7 +22,7 @@ from sidegate.errors import EngineError, EngineUnavailableError, PortInUseError,
 from sidegate.settings import load, metrics_address
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
-DEADLINE = 10.0
+DEADLINE = 60.0
 FULL = Tally(
     {
         "requests shop GET 2xx": [3, 2, 1, *[0] * 12, 0.25, 900, 10],
@@ -291,16 +291,9 @@ async def test_the_verb_prints_what_the_socket_serves(full: MemoryDaemon) -> Non
 @contextlib.asynccontextmanager
 async def listening(daemon: MemoryDaemon, host: str = "127.0.0.1") -> AsyncIterator[int]:
     """The page on a free port."""
-    port = free_port(host)
+    port = free_port()
     async with metrics_listener.serve(daemon.commands.metrics, (host, port)):
         yield port
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        found: int = probe.getsockname()[1]
-    return found
 
 
 async def ask(port: int, request: bytes) -> bytes:
@@ -338,6 +331,7 @@ async def test_clients_that_say_nothing_take_no_more_than_their_share(
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() == b""  # by their deadline
                 writer.close()
+        monkeypatch.undo()
         assert (await ask(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 
 

@@ -67,6 +67,7 @@ FORWARDED = f"forward port {PORT} to shop-db at 10.213.0.2 in the kernel"
 STOPPED = f"stop forwarding port {PORT} in the kernel"
 CUT = f"cut all sessions through port {PORT} in the kernel"
 CUT_REFUSED = f"cut sessions of clients that may no longer come in through port {PORT} in the kernel"
+KILLED = f"kill the sessions of shop-db that were cut on port {PORT}"
 RESERVED = f"leave clients of shop-db on port {PORT} to the kernel's limits"
 
 
@@ -90,6 +91,17 @@ def test_a_limit_whose_rule_has_gone_is_not_left_to_the_kernel_meanwhile() -> No
     ]
 
 
+def test_a_limit_is_the_workers_before_the_kernel_stops_counting() -> None:
+    """Or whoever comes between would be refused as over a limit that he is far from."""
+    reserved = Listening(LIMITED, kernel=True)
+    assert plan(on(LIMITED), listening=reserved, present=kernel(LIMITED), fault="INPUT does more than accept") == [
+        OPENED,
+        STOPPED,
+        CUT,
+    ]
+    assert plan(on(LIMITED, "userspace"), listening=reserved, present=kernel(LIMITED)) == [OPENED, STOPPED, CUT]
+
+
 def test_off_closes_both_ways_at_once_and_cuts_at_both_ends() -> None:
     assert plan(off(OPEN), listening=Listening(OPEN), present=kernel(OPEN)) == [
         STOPPED,
@@ -106,8 +118,26 @@ def test_off_after_a_flush_still_cuts_what_the_kernel_tracks() -> None:
 
 
 def test_a_narrower_list_is_the_listeners_first_and_cuts_only_whom_it_refuses() -> None:
-    assert plan(on(OFFICE), listening=Listening(OPEN), present=kernel(OPEN)) == [OPENED, FORWARDED, CUT_REFUSED]
-    assert plan(on(OFFICE), listening=Listening(OFFICE), present=kernel(OPEN)) == [FORWARDED, CUT_REFUSED]
+    assert plan(on(OFFICE), listening=Listening(OPEN), present=kernel(OPEN)) == [
+        OPENED,
+        FORWARDED,
+        CUT_REFUSED,
+        KILLED,
+    ]
+    assert plan(on(OFFICE), listening=Listening(OFFICE), present=kernel(OPEN)) == [FORWARDED, CUT_REFUSED, KILLED]
+
+
+def test_whom_other_terms_part_the_database_ends_too_after_all_else() -> None:
+    """Only on terms that somebody may be parted by, and never at another server than his."""
+    userspace = Rules(forwarder="userspace")
+    assert plan(on(OFFICE), listening=Listening(OPEN), rules=userspace) == [OPENED, KILLED]
+    assert plan(on(LIMITED), listening=Listening(OPEN), rules=userspace) == [OPENED]
+    narrow = Gate(PORT, OFFICE.allow, max_sessions=2)
+    assert plan(on(narrow), listening=Listening(OPEN), present=kernel(OPEN))[-2:] == [RESERVED, KILLED]
+    local = Gate(PORT, local=True)
+    assert plan(on(local), listening=Listening(OPEN), present=kernel(OPEN)) == [OPENED, STOPPED, CUT, KILLED]
+    moved = shop_db("10.213.0.9")
+    assert KILLED not in plan(on(OFFICE), listening=Listening(OPEN), present=kernel(OPEN), container=moved)
 
 
 def test_a_list_that_lets_everybody_in_cuts_nobody() -> None:
@@ -147,11 +177,7 @@ def test_what_an_earlier_daemon_left_is_stopped_and_cut() -> None:
 def test_where_the_kernel_cannot_be_used_the_workers_carry_it() -> None:
     fault = "iptables' INPUT chain does more than accept"
     assert plan(on(OPEN), fault=fault) == [OPENED]
-    assert plan(on(LIMITED), listening=Listening(LIMITED, kernel=True), present=kernel(LIMITED), fault=fault) == [
-        STOPPED,
-        OPENED,
-        CUT,
-    ]
+    assert plan(on(OPEN), listening=Listening(OPEN), present=kernel(OPEN), fault=fault) == [STOPPED, CUT]
     assert plan(on(OPEN), rules=Rules(forwarder="userspace")) == [OPENED]
 
 

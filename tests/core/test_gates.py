@@ -57,6 +57,7 @@ def test_networks_are_read(text: str, meant: str) -> None:
         ("203.0.113.0/255.255.255.0", "such as /24: write 203.0.113.0/24"),
         ("203.0.113.0/", "such as /24"),
         ("203.0.113.0/33", "an IPv4 prefix length is 0 to 32"),
+        (f"203.0.113.0/{'1' * 5000}", "an IPv4 prefix length is 0 to 32"),
         ("2001:db8::/129", "an IPv6 prefix length is 0 to 128"),
         ("203.0.113.0/-1", "such as /24"),
         ("203.0.113.0/²", "such as /24"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidegate.core.labels import Domain, discover, parse_domain
+from sidegate.core.labels import Domain, discover, parse_domain, parse_port
 from sidegate.core.model import Container, Rules
 from states import app, database
 
@@ -129,6 +129,49 @@ def test_a_misspelt_label_is_reported_with_a_guess() -> None:
     assert problems(app("shop", labels={"sidegate.domain": "a.b"})) == [
         "shop-1: unknown label sidegate.domain, did you mean sidegate.domains?"
     ]
+
+
+def test_of_thousands_of_unknown_labels_the_first_are_told() -> None:
+    labels = {f"sidegate.domain-{number:04}": "x" for number in range(5000)}
+    found = problems(app("shop", labels=labels))
+    assert len(found) == 11
+    assert found[0] == "shop-1: unknown label sidegate.domain-0000, did you mean sidegate.domains?"
+    assert found[-1] == "shop-1: unknown labels: 4990 more"
+
+
+def test_of_thousands_of_wrong_domains_the_first_are_told() -> None:
+    found = problems(app("shop", labels={"sidegate.domains": "good.example" + ",a b" * 5000}))
+    assert len(found) == 11
+    assert found[-1] == "shop-1: sidegate.domains: 4990 more are not domains"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"sidegate.app": "x" * 10**6},
+        {"sidegate.app": "shop", "sidegate.port": "1" * 10**6},
+        {"sidegate.app": "shop", "sidegate.domains": "a b" * 10**6},
+        {"sidegate.app": "shop", "sidegate.strategy": "x\n! status: all is well\x1b[2J"},
+        {"sidegate.app": "shop", "sidegate.max-body": "1" * 10**6},
+        {"sidegate.app": "shop", "sidegate." + "x" * 10**6: "x"},
+        {"sidegate.app": "shop", "sidegate.x\n! status: all is well": "x"},
+        {"sidegate.database": "db", "sidegate.engine": "x" * 10**6},
+        {"sidegate.database": "db", "sidegate.engine": "mariadb", "sidegate.port": "1\n" * 10**6},
+        {f"sidegate.x{number}\n": "x" for number in range(5000)},
+    ],
+    ids=lambda labels: next(reversed(labels))[:20].replace("\n", " "),
+)
+def test_whatever_a_label_holds_problems_are_short_and_one_line_each(labels: dict[str, str]) -> None:
+    found = problems(Container("1", "x", labels=labels))
+    assert found
+    assert all(text.isprintable() and len(text) < 600 for text in found), found
+
+
+def test_a_port_of_thousands_of_digits_is_none() -> None:
+    """int() refuses more than 4,300 digits, and an image's PORT is its builder's word."""
+    found = discover([app("shop", env={"PORT": "1" * 5000}, exposed_ports=(3000,))], RULES)
+    assert found.apps["shop"].replicas[0].port == 3000
+    assert parse_port("0" * 5000 + "80") is None
 
 
 @pytest.mark.parametrize(

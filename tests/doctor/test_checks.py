@@ -54,6 +54,7 @@ DOCKERS = """\
 -A DOCKER-USER -j RETURN
 """
 FAST = "-A DOCKER-USER -i sg-+ -o sg-+ -m physdev --physdev-is-bridged -m comment --comment {} -j ACCEPT\n"
+FENCE: dict[str, object] = {"table": {"family": "ip", "name": "sidegate-sidegate.fence"}}
 POOL = IPv4Network("10.213.0.0/16")
 STATE = Path("/var/lib/sidegate")
 DATABASE = File(STATE / "sidegate.db", 0o600, 0, "root")
@@ -303,7 +304,7 @@ ROWS: list[tuple[str, str, Snapshot, str, str]] = [
         replace(
             with_networks(replace(ours("sidegate--shop", "10.213.0.0/27", "shop"), internal=False), seen=RUNNING),
             links=(Link("eth0", "", 1400),),
-            firewall=Firewall(iptables=DOCKERS + FAST.format("sidegate:sidegate")),
+            firewall=Firewall(iptables=DOCKERS + FAST.format("sidegate:sidegate"), ruleset=(FENCE,)),
         ),
         "sidegate--shop: packets have up to 1500 bytes, and eth0 takes 1400",
         "",
@@ -509,6 +510,13 @@ ROWS: list[tuple[str, str, Snapshot, str, str]] = [
         "nft delete table ip sidegate-sidegate",
     ),
     (
+        "left-fences",
+        WARNING,
+        with_rules(DOCKERS, ruleset=({"table": {"family": "ip", "name": "sidegate-other.fence"}},)),
+        "sidegate-other.fence is left of instance other, which has no network any more",
+        "nft delete table ip sidegate-other.fence\nnft delete table ip6 sidegate-other.fence",
+    ),
+    (
         "left-rules",
         WARNING,
         with_rules(DOCKERS + FAST.format("sidegate:other")),
@@ -654,12 +662,16 @@ def test_our_rules_while_the_daemon_runs() -> None:
     """Missing ones are told of; a daemon that may not use iptables says so itself."""
     kernel = Daemon(file="socket", pid=50, status=status(kernel=True))
     bare = replace(with_networks(ours("sidegate-a--b", "10.213.0.0/27", "a"), seen=RUNNING), daemon=kernel)
-    assert [f.check for f in problems(bare)] == ["our-rules"] * 3
+    assert [f.check for f in problems(bare)] == ["our-rules"] * 4
     rules = DOCKERS + FAST.format("sidegate:sidegate") + FAST.format("sidegate:sidegate:external")
-    whole = with_rules(rules, bare, ruleset=({"table": {"family": "ip", "name": "sidegate-sidegate"}},))
+    whole = with_rules(rules, bare, ruleset=({"table": {"family": "ip", "name": "sidegate-sidegate"}}, FENCE))
     assert problems(whole) == []
+    stopped = replace(whole, daemon=GOOD.daemon, daemons=())
+    assert "left-fences" not in [f.check for f in problems(stopped)]
     unable = replace(bare, viewer=Viewer(lacking=("CAP_NET_ADMIN",)))
     assert [f.check for f in problems(unable)] == ["capabilities"]
+    users = replace(bare, daemon=replace(kernel, uid=1000))
+    assert "our-rules" not in [f.check for f in problems(users)]
 
 
 def test_firewalld() -> None:
@@ -725,5 +737,5 @@ def test_an_endpoint_at_home_is_no_exposure() -> None:
     home = ours("sidegate-home--shop-db", "10.213.0.0/27", "shop-db")
     at_home = database("shop-db", endpoints=(Endpoint("sidegate-home--shop-db", "10.213.0.2"),))
     seen = with_engine(RUNNING, state=state(at_home, app("shop"), networks=(home,)))
-    rules = with_rules(DOCKERS + FAST.format("sidegate:sidegate"), seen)
+    rules = with_rules(DOCKERS + FAST.format("sidegate:sidegate"), seen, ruleset=(FENCE,))
     assert problems(rules) == []

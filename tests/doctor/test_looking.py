@@ -14,6 +14,7 @@ import pytest
 
 from memory_daemon import running
 from pairs import pair
+from ports import free_port
 from sidegate.adapters.lock import hold
 from sidegate.core.model import Problem
 from sidegate.doctor.examination import choose
@@ -196,8 +197,8 @@ def test_capabilities() -> None:
 
 
 def test_listeners_of_the_ports_that_matter() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("::1", 0), family=socket.AF_INET6):
-        port = server.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)), socket.create_server(("::1", 0), family=socket.AF_INET6):
         (found,) = ports.look({port, 1})
     assert (found.port, found.pid) == (port, os.getpid())
     assert found.holder.endswith(f" (pid {os.getpid()})")

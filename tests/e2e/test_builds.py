@@ -1,6 +1,7 @@
 """Builds on a real engine: what they reach, what they do not, and what they are told."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ MIGRATE = (
 ARGUMENTS = "ARG DB_HOST DB_PORT DB_NAME DB_USER DB_PASSWORD\n"
 AT_BUILD = f"FROM {APP_IMAGE}\n{ARGUMENTS}RUN {MIGRATE}\n"
 AT_START = f"FROM {APP_IMAGE}\n{ARGUMENTS}CMD {MIGRATE} && exec python3 /app/app.py\n"
+SLEEP = f"sleep {1_000_000 + os.getpid()}"
+"""No other run of the tests has it."""
 
 
 class Workshop:
@@ -196,12 +199,12 @@ def test_r21_a_migration_in_the_build_is_explained_and_both_ways_round_it_work(s
 def test_a_build_that_is_interrupted_ends_at_the_engine(shop: Workshop) -> None:
     """Ctrl-C."""
     node = shop.node
-    shop.write(f"FROM {BASE_IMAGE}\nRUN echo begun && sleep 1234\n")
+    shop.write(f"FROM {BASE_IMAGE}\nRUN echo begun && {SLEEP}\n")
     command = [SIDEGATE, "build", "shop", str(shop.root), "--no-cache"]
     process = subprocess.Popen(command, env=node.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert any(line == "begun\n" for line in process.stderr)
-    assert sleeping() != ""
+    wait_for("the step runs", sleeping)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 1
@@ -211,7 +214,7 @@ def test_a_build_that_is_interrupted_ends_at_the_engine(shop: Workshop) -> None:
 
 def sleeping() -> str:
     """Processes of the step that is interrupted, anywhere on this machine."""
-    return run("pgrep", "-fx", "sleep 1234", check=False).stdout
+    return run("pgrep", "-fx", SLEEP, check=False).stdout
 
 
 def test_a_failing_step_is_named_with_its_last_lines(shop: Workshop) -> None:

@@ -152,7 +152,7 @@ def test_docker_stop_ends_in_order_and_a_start_takes_up_again(node: Node, outsid
     """A request in flight is answered; what was on is on again."""
     wait_for("the page", lambda: served(node, "shop"))
     port = Switch(node, "shop-db").on()
-    slow = f"http://127.0.0.1:{node.http_port}/slow?seconds=1"
+    slow = f"http://127.0.0.1:{node.http_port}/slow?seconds=4"
     curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Host: shop.localhost", slow]
     pid = node.docker("inspect", "-f", "{{.State.Pid}}", node.container("shop"))
     sessions = ["nsenter", "--net", "--target", pid, "ss", "-Htn", "state", "established", "sport", "=", ":8080"]

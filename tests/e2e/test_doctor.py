@@ -148,6 +148,11 @@ BESIDE_A_DAEMON = [
         "docker create --network gone-a--b --name member mariadb sleep 600",
     ),
     Fault("left-tables", "warning", "nft add table ip sidegate-sggone"),
+    Fault(
+        "left-fences",
+        "warning",
+        "nft add table ip sidegate-sgfenced.fence; nft add table ip6 sidegate-sgfenced.fence",
+    ),
     Fault("left-rules", "warning", "iptables -I DOCKER-USER -m comment --comment sidegate:sggone -j RETURN"),
     Fault(
         "left-copies",

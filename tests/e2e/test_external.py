@@ -195,7 +195,7 @@ def test_lists_keep_strangers_out_and_tell_who_tried(
     assert outside.attempt(port, stranger) == RESET
     refused = {f"denied by {denied}/32 (left the firm)": 3, "not on the allow list": 1}
     expect_refused(switch, refused)
-    told = node.log.read_text()[logged:]
+    told = node.log.read_bytes()[logged:].decode()
     for address, reason in zip((denied, stranger), refused, strict=True):
         assert any(address in line and reason in line for line in told.splitlines()), told
 

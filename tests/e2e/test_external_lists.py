@@ -13,6 +13,8 @@ from e2e.outside import GREETED, NET_V6, RESET, Hammer, Outside, Switch, adminis
 ERRORS = 5
 """How many connections in a row an address may make without a login, before MariaDB takes nobody from there."""
 ATTEMPTS = 300
+COM_QUERY = 3
+SLEEPERS = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE '%SLEEP(600)' AND host LIKE 'gateway.%'"
 RESOLVING = ["--skip-name-resolve=0", "--host-cache-size=128", f"--max-connect-errors={ERRORS}"]
 
 
@@ -71,6 +73,20 @@ def test_who_is_not_on_the_list_never_reaches_the_database(
     outside.login(port, friend).close()
     assert connections(root) == (before[0] + 1, before[1])
     wait_for("they are counted", lambda: strict.show().refused == {"not on the allow list": ATTEMPTS}, 5)
+
+
+def test_who_is_parted_from_a_database_that_knows_him_by_a_name_leaves_no_query_behind(
+    strict: Switch, outside: Outside, root: Callable[[str], Any], forwarder: str
+) -> None:
+    port = strict.on(forwarder=forwarder)
+    sessions = [outside.login(port, address) for address in outside.there[:2]]
+    for session in sessions:
+        session._execute_command(COM_QUERY, "SELECT SLEEP(600)")  # type: ignore[attr-defined]
+    wait_for("the queries run", lambda: root(SLEEPERS) == 2)
+    strict.kick(outside.there[0])
+    wait_for("one is left", lambda: root(SLEEPERS) == 1)
+    strict.off()
+    wait_for("none is left", lambda: root(SLEEPERS) == 0)
 
 
 @pytest.mark.needs("IPv6")

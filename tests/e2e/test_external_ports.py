@@ -1,11 +1,10 @@
 """Public ports: asked for by number, held by somebody else, and a database that publishes one itself."""
 
-import socket
-
 import pytest
 
 from e2e.node import PASSWORD, Node, holding, wait_for
 from e2e.outside import GREETED, REFUSED, Outside, Switch
+from ports import free_port
 
 
 def test_a_port_is_asked_for_by_number_and_stays(node: Node, switch: Switch, outside: Outside, forwarder: str) -> None:
@@ -48,8 +47,7 @@ def test_a_database_that_publishes_its_own_port_is_reported_as_going_round_the_s
     node: Node, outside: Outside
 ) -> None:
     """No switch of ours closes that port."""
-    with socket.create_server(("", 0)) as free:
-        published = free.getsockname()[1]
+    published = free_port()
     labels = ["--label", "sidegate.database=own-db", "--label", "sidegate.engine=mariadb"]
     container = node.docker_run(
         "own-db",
@@ -66,7 +64,7 @@ def test_a_database_that_publishes_its_own_port_is_reported_as_going_round_the_s
         switch = Switch(node, "own-db")
         switch.on()
         assert any(said in warning for warning in switch.show().warnings), switch.show().warnings
-        assert any(said in problem or "publishes" in problem for problem in node.problems()), node.problems()
+        wait_for("it is a problem", lambda: any(f"publishes port {published}" in text for text in node.problems()))
         switch.off()
         wait_for("its own port answers all the same", lambda: outside.attempt(published) == GREETED, 60)
     finally:

@@ -40,7 +40,7 @@ def test_a_restarted_app_with_a_new_address_is_served_within_a_second(node: Node
         [after] = node.addresses(app)
         assert after != before
         wait_for("the container listens", lambda: listens(after))
-        wait_for("it is served at its new address", lambda: serves(node, "moving.localhost"), 5)
+        wait_for("it is served at its new address", lambda: serves(node, "moving.localhost"))
     finally:
         node.docker("rm", "-f", app, squatter)
 
@@ -95,7 +95,7 @@ def test_a_killed_worker_costs_only_what_it_had_accepted(node: Node) -> None:
         before = {w["slot"]: w["pid"] for w in node.json("status")["workers"]}
         url = f"http://127.0.0.1:{node.http_port}/healthz"
         load = subprocess.Popen(
-            ["wrk", "-t2", "-c16", "-d4s", "--timeout", "3s", "-H", "Host: busy.localhost", url],
+            ["wrk", "-t2", "-c16", "-d7s", "--timeout", "5s", "-H", "Host: busy.localhost", url],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -198,10 +198,10 @@ def test_without_live_restore_it_is_503_until_the_containers_are_back(private: t
     engine.start(live_restore=False)
     wait_for("it serves", lambda: inside(node, "newcomer.localhost") == "200")
     engine.stop()
-    wait_for("503", lambda: inside(node, "newcomer.localhost") == "503", 5)
+    wait_for("503", lambda: inside(node, "newcomer.localhost") == "503")
     assert {inside(node, "newcomer.localhost") for _ in range(10)} == {"503"}
     engine.start(live_restore=False)
-    wait_for("it is back", lambda: inside(node, "newcomer.localhost") == "200", 10)
+    wait_for("it is back", lambda: inside(node, "newcomer.localhost") == "200")
     fetch = "import urllib.request as u; u.urlopen('http://friend.internal:8080/healthz', timeout=2)"
     wait_for(
         "the ends reach each other",

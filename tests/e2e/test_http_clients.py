@@ -59,7 +59,9 @@ def told(echoed: str) -> dict[str, str]:
 
 
 def lines(*files: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    """Those that are there whole."""
+    found = [line for file in files for line in file.read_text().splitlines(keepends=True)]
+    return [json.loads(line) for line in found if line.endswith("\n")]
 
 
 CLAIMS = {

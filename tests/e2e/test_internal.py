@@ -139,7 +139,7 @@ def test_what_an_app_says_to_its_database_passes_no_process_of_ours(
     assert node.sessions(shop_db)
     node.cli("disconnect", "shop-db", "shop", "--yes")
     with talking:
-        assert talking.wait(5) == 7
+        assert talking.wait(20) == 7
 
 
 BUSY = "SELECT BENCHMARK(2000000000, SHA2('x', 512))"
@@ -159,12 +159,12 @@ def test_disconnect_ends_open_sessions_at_both_ends_and_no_others(
     victim = client(node, shop, statement)
     assert len(node.sessions(shop_db)) == 2
     node.cli("disconnect", "shop", "shop-db", "--yes")
-    assert victim.wait(timeout=5) == 7
-    wait_for("the server has forgotten the session", lambda: node.sessions(shop_db) == [kept], 5)
+    assert victim.wait(timeout=20) == 7
+    wait_for("the server has forgotten the session", lambda: node.sessions(shop_db) == [kept])
     assert bystander.poll() is None
     assert not reaches(node, shop, "shop-db.internal")
     node.cli("disconnect", "blog", "shop-db", "--yes")
-    assert bystander.wait(timeout=5) == 7
+    assert bystander.wait(timeout=20) == 7
     for process in (bystander, victim):
         process.communicate()
 
@@ -190,7 +190,7 @@ def test_disconnecting_two_apps_ends_their_sessions_at_both_ends(node: Node, app
             wait_for("it listens", lambda: ":9 " in node_exec(node, other, "ss", "-Hltn").stdout)
     node.cli("disconnect", "one", "other", "--yes")
     for end in ends:
-        _, error = end.communicate(timeout=5)
+        _, error = end.communicate(timeout=20)
         assert end.returncode == 1, "it went on as if nothing had happened"
         assert "ConnectionAbortedError" in error
 

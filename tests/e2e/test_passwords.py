@@ -221,11 +221,12 @@ def test_disconnect_ends_the_sessions_that_logged_in_before(node: Node, pw_db: s
     port = node.json("external", "show", "pw-db")["port"]
     command = ["mariadb", "-h", f"{PREFIX}.1", "-P", str(port), "-u", "shop", "-e", "SELECT SLEEP(600)", "shop"]
     environ = os.environ | {"MYSQL_PWD": present(node)}
+    theirs = "SELECT GROUP_CONCAT(info) FROM information_schema.processlist WHERE user = 'shop' HAVING COUNT(*) = 1"
     with subprocess.Popen(
         ["ip", "netns", "exec", outside, *command], env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as client:
         try:
-            wait_for("a session", lambda: node.sessions(pw_db))
+            wait_for("its session alone is there", lambda: node.sql(pw_db, theirs) == "SELECT SLEEP(600)")
             assert node.json("db", "password", "pw-db", "--generate")["sessions_ended"] == 0
             assert client.poll() is None
             assert node.json("db", "password", "pw-db", "--generate", "--disconnect")["sessions_ended"] == 1

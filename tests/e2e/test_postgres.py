@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from e2e.node import PASSWORD, Node, run, wait_for
-from e2e.outside import Outside
+from e2e.outside import Outside, Switch
 
 IMAGE = "sidegate-postgres"
 SCHEMA = "shop & 1"
@@ -127,6 +127,27 @@ def test_off_ends_a_running_query(node: Node, shop_pg: str, outside: Outside, fo
         assert client.wait(timeout=20) != 0
     refused = run("ip", "netns", "exec", outside.name, "psql", address, "-X", "-c", "SELECT 1", check=False)
     assert "refused" in refused.stderr
+
+
+def test_a_kick_ends_the_query_of_that_session_and_no_other(
+    node: Node, shop_pg: str, outside: Outside, forwarder: str
+) -> None:
+    """Of two that come from one address, and are one address to the server, too."""
+    switch = Switch(node, "shop-pg")
+    switch.on(forwarder=forwarder)
+    url = node.json("db", "credentials", "shop-pg")["external"]
+    client = ("ip", "netns", "exec", outside.name, "psql", url["url"].replace(url["host"], outside.here), "-X", "-c")
+    with running(*client, "SELECT pg_sleep(600), 1") as first:
+        wait_for("the query runs", lambda: sleepers(node, shop_pg) == 1)
+        (session,) = switch.sessions()
+        with running(*client, "SELECT pg_sleep(600), 2") as second:
+            wait_for("both queries run", lambda: sleepers(node, shop_pg) == 2)
+            assert switch.kick(session.client) == 1
+            wait_for("one is left", lambda: sleepers(node, shop_pg) == 1)
+            assert inside(node, shop_pg, "SELECT query FROM pg_stat_activity WHERE wait_event = 'PgSleep'")[-1] == "2"
+            assert first.wait(timeout=20) != 0
+            assert second.poll() is None
+            switch.off()
 
 
 @pytest.mark.needs("3306 for PostgreSQL")

@@ -9,11 +9,17 @@ import uvloop
 
 from e2e.node import Node, need_engine, running
 from interop.toolbox import Toolbox
+from proxy.wire import be_patient
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The daemon's loop."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_patient(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from e2e.forms import free_port
+from ports import free_port
 from sidegate.core.routes import AppRoute, PathRoute, Routes, Upstream
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.supervisor import Supervisor
@@ -19,7 +19,7 @@ HOST = "shop.localhost"
 """curl takes it for this machine without asking anybody."""
 SAMPLE_APP = Path(__file__).parents[1] / "images" / "app" / "app.py"
 NOBODY = 65534
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 @dataclass

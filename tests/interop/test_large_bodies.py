@@ -53,7 +53,7 @@ async def test_an_upload_of_two_gib(shop: Plane, tmp_path: Path, framing: str, s
         file.truncate(size)
     chunked = ["-H", "Transfer-Encoding: chunked"] if framing == "chunked" else []
     with flat(shop.pids[0], f"upload, {framing}"):
-        found = await run("curl", "-sS", *chunked, "-T", str(sparse), f"{shop.url}/?wait={WAIT}", timeout=60)
+        found = await run("curl", "-sS", *chunked, "-T", str(sparse), f"{shop.url}/?wait={WAIT}", timeout=180)
     assert int(found) == size
 
 
@@ -61,7 +61,7 @@ async def test_an_upload_of_two_gib(shop: Plane, tmp_path: Path, framing: str, s
 async def test_a_download_of_two_gib(shop: Plane, framing: str, size: int) -> None:
     url = f"{shop.url}/?bytes={size}" + ("&chunked=1" if framing == "chunked" else "")
     with flat(shop.pids[0], f"download, {framing}"):
-        found = await run("sh", "-c", f"curl -sS '{url}' | (sleep {WAIT}; wc -c)", timeout=60)
+        found = await run("sh", "-c", f"curl -sS '{url}' | (sleep {WAIT}; wc -c)", timeout=180)
     assert int(found) == size
 
 

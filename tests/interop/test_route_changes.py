@@ -47,7 +47,7 @@ async def test_a_hundred_changes_a_second_cost_no_request_and_no_websocket() -> 
     async with (
         sample_app() as one,
         sample_app() as other,
-        plane(one, other, workers=2, limits=Limits(drain=2)) as shop,
+        plane(one, other, workers=2, limits=Limits(drain=6)) as shop,
         contextlib.AsyncExitStack() as stack,
     ):
         url = shop.address.replace("http", "ws") + "/ws"

@@ -12,9 +12,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from e2e.forms import free_port
 from interop.plane import HOST, Plane, line, outcome, plane, process, run, wait_for_server, wrk_faults
 from interop.toolbox import Toolbox
+from ports import free_port
 
 pytestmark = pytest.mark.engine
 Server = Callable[[Toolbox], AbstractAsyncContextManager[int]]

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from e2e.forms import free_port
 from e2e.node import run
+from ports import free_port
 
 IMAGE = "sidegate-interop"
 NOT_OURS = ("--label", "sidegate.instance=sginterop", "--label", "sidegate.enable=false")

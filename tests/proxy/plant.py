@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from proxy.wire import Client, until
 from sidegate.core.gates import Gate
 from sidegate.core.routes import DatabaseTarget, Routes
-from sidegate.core.sessions import Listening
+from sidegate.core.sessions import Cut, Listening
 from sidegate.proxy.gateway import Gateway
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.listener import Listener
@@ -32,7 +33,7 @@ class Plant:
         target = DatabaseTarget("127.0.0.1", port) if port else DatabaseTarget()
         self._gateway.publish(Routes(databases={"db": target}))
 
-    def admit(self, *, kernel: bool = False, **terms: Any) -> int:
+    def admit(self, *, kernel: bool = False, **terms: Any) -> Cut:
         return self.forwarder.admit(Listening(Gate(self.port, **terms), kernel))
 
     async def client(self, source: str = "127.0.0.1", target: str = "") -> Client:
@@ -78,6 +79,14 @@ async def forwarding(
             forwarder.close()
             await until(lambda: not forwarder.sessions())
     assert not errors
+
+
+def uplink() -> str:
+    """An address of this machine that is not loopback; empty where there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+    return ""
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

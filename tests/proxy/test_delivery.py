@@ -130,7 +130,7 @@ async def test_a_body_that_was_passed_on_in_parts_is_not_sent_again() -> None:
         client.writer.write(b"PUT / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 100\r\n\r\nfirst")
         await until(lambda: any("waiting" in repr(one) for one in proxy.gateway.clients))
         client.writer.write(b"second")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await got.wait()
         assert (await client.response("PUT")).status == 502
         assert not seen
@@ -276,7 +276,7 @@ async def waiting_app() -> AsyncIterator[tuple[int, Callable[[], Awaitable[None]
             writer.write(OK)
 
     async def until_asked() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await asked.wait()
 
     async with backend(slow) as port:
@@ -311,7 +311,7 @@ async def test_spare_connections_end_when_their_replica_leaves() -> None:
         await client.get()
         assert not ended.is_set()
         proxy.publish()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await ended.wait()
 
 

@@ -14,7 +14,7 @@ from proxy import plant
 from proxy.wire import DEADLINE, Client, backend, until
 from sidegate.core.gates import Entry, Gate
 from sidegate.core.routes import DatabaseTarget, Routes
-from sidegate.core.sessions import Listening, Usage
+from sidegate.core.sessions import Cut, Listening, Session, Usage
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.supervisor import Supervisor
 
@@ -32,10 +32,15 @@ class Plane:
     def port(self) -> int:
         return self.supervised.listeners()["db"].gate.port
 
-    async def admit(self, *allow: str, kernel: bool = False, max_sessions: int = 0) -> None:
+    async def admit(self, *allow: str, kernel: bool = False, max_sessions: int = 0) -> Cut:
         gate = Gate(self.port, tuple(Entry(cidr) for cidr in allow), max_sessions=max_sessions)
-        await self.supervised.open_forwarder("db", gate, kernel)
+        cut = await self.supervised.open_forwarder("db", gate, kernel)
         assert self.supervised.listeners() == {"db": Listening(gate, kernel)}
+        return cut
+
+    async def sessions(self, source: str) -> list[Session]:
+        """Those of an address."""
+        return [one for one in await self.supervised.sessions("db") if one.client.startswith(f"{source}:")]
 
     async def client(self, source: str = ONE) -> Client:
         return Client(*await asyncio.open_connection(ONE, self.port, local_addr=(source, 0)))
@@ -62,7 +67,7 @@ async def forwarding(gate: Gate, workers: int = 2) -> AsyncIterator[Plane]:
         address="127.0.0.1" if not gate.local else "",
         uid=identity,
         gid=identity,
-        limits=Limits(drain=2),
+        limits=Limits(drain=DEADLINE),
     )
     async with backend(plant.echo) as port:
         await supervised.start()
@@ -91,8 +96,10 @@ async def test_terms_are_swapped_in_every_worker_and_those_they_admit_go_on() ->
         stay = [await clients.enter_async_context(await plane.served(ONE)) for _ in range(8)]
         go = [await clients.enter_async_context(await plane.served(OTHER)) for _ in range(8)]
         port = plane.port
-        await plane.admit("127.0.0.1/32")
+        gone = await plane.sessions(OTHER)
+        assert await plane.admit("127.0.0.1/32") == Cut(8, frozenset((one.masked, one.masked_port) for one in gone))
         assert plane.port == port
+        assert await plane.admit("127.0.0.1/32") == Cut()
         for client in go:
             await is_cut(client)
         for client in stay:
@@ -123,13 +130,18 @@ async def test_a_kick_finds_its_sessions_in_whichever_worker_they_are() -> None:
         other = await clients.enter_async_context(await plane.served(ONE))
         first = kicked.pop()
         address, port = first.writer.get_extra_info("sockname")
-        assert await plane.supervised.kick("db", f"{address}:{port}") == 1
+        (seen,) = [one for one in await plane.sessions(OTHER) if one.client == f"{address}:{port}"]
+        cut = await plane.supervised.kick("db", seen.client)
+        assert cut == Cut(1, frozenset({(seen.masked, seen.masked_port)}))
         await is_cut(first)
-        assert await plane.supervised.kick("db", OTHER) == 7
+        others = await plane.sessions(OTHER)
+        cut = await plane.supervised.kick("db", OTHER)
+        assert cut == Cut(7, frozenset((one.masked, one.masked_port) for one in others))
+        assert await plane.sessions(OTHER) == []
         for client in kicked:
             await is_cut(client)
         await works(other)
-        assert await plane.supervised.kick("none", OTHER) == 0
+        assert await plane.supervised.kick("none", OTHER) == Cut()
 
 
 async def test_refused_clients_are_counted_over_all_workers_and_logged_with_address_and_reason() -> None:
@@ -161,6 +173,7 @@ async def test_a_replacement_goes_by_the_terms_of_now() -> None:
             await plane.refused(OTHER)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_terms_that_are_swapped_while_a_worker_hangs_hold_in_its_replacement() -> None:
     async with forwarding(Gate(0)) as plane:
         pid = plane.supervised.workers()[0].pid
@@ -171,6 +184,21 @@ async def test_terms_that_are_swapped_while_a_worker_hangs_hold_in_its_replaceme
             await plane.refused(OTHER)
             async with await plane.served(ONE):
                 pass
+
+
+@pytest.mark.skipif(not plant.uplink(), reason="this machine has no address but loopback")
+async def test_who_waits_to_be_accepted_goes_by_the_terms_that_he_came_under() -> None:
+    """When a limit is left to the kernel a client who came before that is none whom the kernel turned down."""
+    async with forwarding(Gate(0), workers=1) as plane:
+        pid = plane.supervised.workers()[0].pid
+        os.kill(pid, signal.SIGSTOP)
+        async with await plane.client(plant.uplink()) as client:
+            admitted = asyncio.create_task(plane.admit(kernel=True, max_sessions=5))
+            await asyncio.sleep(0)
+            os.kill(pid, signal.SIGCONT)
+            await admitted
+            await works(client)
+        await plane.refused(plant.uplink())
 
 
 async def test_usage_tells_of_sessions_and_of_how_long_there_was_none() -> None:

@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from proxy.wire import HOST, answering, backend, closed_port, proxying, until
+from proxy.wire import DEADLINE, HOST, answering, backend, closed_port, proxying, until
 
 OK = b"HTTP/1.1 200 OK\r\nDate: Mon, 05 Jan 2026 10:00:00 GMT\r\nContent-Length: 5\r\n\r\nhello"
 GET = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
@@ -524,5 +524,5 @@ async def test_draining_finishes_requests_and_closes_idle_clients() -> None:
             go_on.set()
             found = await busy.response()
             assert (found.body, found.headers["connection"]) == (b"hello", "close")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             await proxy.gateway.quiet()

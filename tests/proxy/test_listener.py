@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 
+from ports import free_port
 from proxy.wire import DEADLINE, until
 from sidegate.errors import DataPlaneError, PortInUseError
 from sidegate.proxy.listener import Listener
@@ -18,10 +19,11 @@ from sidegate.proxy.ports import LOOPBACK, bind_group, holder, shut
 
 
 def test_the_holder_of_a_port_is_named_with_its_process() -> None:
-    script = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    port = free_port()
+    script = f"import socket; s = socket.create_server(('127.0.0.1', {port})); print('listening', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stdin=subprocess.PIPE) as other:
         assert other.stdout is not None
-        port = int(other.stdout.readline())
+        assert other.stdout.readline()
         assert holder(port) == f"python (pid {other.pid})" or holder(port) == f"python3 (pid {other.pid})"
         with pytest.raises(PortInUseError, match=rf"port {port} is held by python.* \(pid {other.pid}\)"):
             bind_group(port, 2)
@@ -52,7 +54,7 @@ def test_an_ipv4_client_reaches_a_socket_that_listens_everywhere() -> None:
 
 
 def test_on_loopback_both_families_are_served_and_no_other_address() -> None:
-    sockets = bind_group(0, 2, LOOPBACK)
+    sockets = bind_group(free_port(), 2, LOOPBACK)
     try:
         port = sockets[0].getsockname()[1]
         socket.create_connection(("127.0.0.1", port)).close()
@@ -148,7 +150,7 @@ def looped() -> list[socket.socket]:
 
 
 async def test_the_loop_accepts_while_it_may_and_the_listener_does_otherwise(looped: list[socket.socket]) -> None:
-    (sock,) = bind_group(0, 1, "127.0.0.1")
+    (sock,) = bind_group(free_port(), 1, "127.0.0.1")
     address = sock.getsockname()
     swift = True
     made = 0

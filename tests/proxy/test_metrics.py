@@ -15,7 +15,7 @@ from proxy.wire import DEADLINE, HOST, Proxy, answering, backend, closed_port, p
 from sidegate.core.gates import Gate
 from sidegate.core.routes import MAINTENANCE, PAUSED, AppRoute, PathRoute, Policy, Routes, Upstream
 from sidegate.core.tally import BOUNDS, COUNTERS, GAUGES, GRACE, Histogram, Ledger
-from sidegate.proxy import reading
+from sidegate.proxy import reading, supervisor
 from sidegate.proxy.metrics import Meters
 from sidegate.proxy.reading import Rows
 from sidegate.proxy.sockets import reset
@@ -405,11 +405,12 @@ def assert_grown(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequ
         assert all(was <= now for was, now in zip(row, after[key], strict=True)), key
 
 
-async def test_a_worker_that_hangs_keeps_back_its_own_numbers_only() -> None:
+async def test_a_worker_that_hangs_keeps_back_its_own_numbers_only(monkeypatch: pytest.MonkeyPatch) -> None:
     async with backend(answering(OK)) as port, plane() as supervised:
         await supervised.publish(routes(port))
         await load(supervised.http_port, 20, 5)
         before = await supervised.tally()
+        monkeypatch.setattr(supervisor, "_REPORT", 1.0)
         pid = supervised.workers()[0].pid
         os.kill(pid, signal.SIGSTOP)
         tally = await supervised.tally()

@@ -138,7 +138,7 @@ async def test_a_chunked_body_that_outgrows_the_limit_is_413_and_the_replica_is_
         for _ in range(3):
             client.writer.write(b"20\r\n" + b"x" * 32 + b"\r\n")
         assert (await client.response()).status == 413
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await cut.wait()
         assert proxy.gateway.table.apps["shop"].backends[0].active == 0
 

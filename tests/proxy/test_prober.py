@@ -13,7 +13,7 @@ from sidegate.proxy import prober
 from sidegate.proxy.prober import Prober
 from sidegate.proxy.verdicts import Verdicts, asked
 
-POLICY = Policy(health="/healthz", health_interval=1, health_timeout=5, health_rise=2, health_fall=3)
+POLICY = Policy(health="/healthz", health_interval=1, health_timeout=60, health_rise=2, health_fall=3)
 
 
 def routes(*upstreams: Upstream, resting: tuple[Upstream, ...] = (), policy: Policy = POLICY) -> Routes:
@@ -100,11 +100,14 @@ async def test_no_answer_is_an_answer() -> None:
     async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    hasty = replace(POLICY, health_timeout=1, health_fall=1)
+    answered, unanswered = replace(POLICY, health_fall=1), replace(POLICY, health_timeout=1, health_fall=1)
     async with backend(close) as closing, backend(silence) as silent, probing() as place:
         with unaccepting_port() as hanging:
-            upstreams = (at(closed_port(), "a"), at(closing, "b"), at(silent, "c"), at(hanging, "d"))
-            place.prober.publish(routes(*upstreams, policy=hasty))
+            apps = {
+                "one": AppRoute((at(closed_port(), "a"), at(closing, "b")), policy=0),
+                "other": AppRoute((at(silent, "c"), at(hanging, "d")), policy=1),
+            }
+            place.prober.publish(Routes(apps=apps, policies=(answered, unanswered)))
             await until(lambda: len({name for name, _ in place.told}) == 4)
     assert dict(place.told) == {
         "a": "refused the connection",

@@ -16,11 +16,13 @@ import pytest
 import structlog
 
 from pairs import client_context, key_pair, presented
+from ports import free_port
 from proxy.wire import DEADLINE, HOST, Client, answering, backend, closed_port, until
 from sidegate.core.certificates import CertificateSet, KeyPair
 from sidegate.core.gates import Gate
 from sidegate.core.routes import AppRoute, DatabaseTarget, PathRoute, Policy, Routes, Upstream
 from sidegate.errors import DataPlaneError, PortInUseError, SettingsError
+from sidegate.proxy import supervisor as supervisor_module
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.supervisor import Supervisor
 from sidegate.reconciler.world import DataPlane
@@ -61,7 +63,7 @@ def supervisor(
         address="127.0.0.1",
         uid=identity,
         gid=identity,
-        limits=Limits(drain=2),
+        limits=Limits(drain=DEADLINE),
         access_log=access_log,
         on_health=on_health,
     )
@@ -163,7 +165,7 @@ async def test_a_worker_killed_under_load_is_replaced_and_nothing_hangs() -> Non
         async def load() -> None:
             while not stop.is_set():
                 try:
-                    async with asyncio.timeout(5):
+                    async with asyncio.timeout(DEADLINE):
                         outcomes.append((await get(supervised.http_port)).decode())
                 except (OSError, h11.RemoteProtocolError) as error:
                     outcomes.append(type(error).__name__)
@@ -200,10 +202,11 @@ async def test_what_waits_in_the_backlog_of_a_killed_worker_is_served_by_its_rep
 
 
 async def test_off_refuses_at_once_cuts_sessions_and_frees_the_port() -> None:
+    public = free_port()
     async with backend(answering(b"hi")) as port, plane() as supervised:
         await supervised.publish(routes(port))
-        await supervised.open_forwarder("db", Gate(0))
-        public = supervised.listeners()["db"].gate.port
+        await supervised.open_forwarder("db", Gate(public))
+        assert supervised.listeners()["db"].gate.port == public
         await supervised.open_forwarder("db", Gate(public))
         async with await connect(public) as one, await connect(public) as two:
             for client in (one, two):
@@ -225,11 +228,12 @@ async def test_off_refuses_at_once_cuts_sessions_and_frees_the_port() -> None:
             assert await client.exactly(2) == b"hi"
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_off_holds_while_a_worker_hangs_and_the_worker_is_replaced() -> None:
+    public = free_port()
     async with backend(answering(b"hi")) as port, plane() as supervised:
         await supervised.publish(routes(port))
-        await supervised.open_forwarder("db", Gate(0))
-        public = supervised.listeners()["db"].gate.port
+        await supervised.open_forwarder("db", Gate(public))
         pid = supervised.workers()[0].pid
         os.kill(pid, signal.SIGSTOP)
         closing = asyncio.create_task(supervised.close_forwarder("db"), name="off")
@@ -243,6 +247,7 @@ async def test_off_holds_while_a_worker_hangs_and_the_worker_is_replaced() -> No
             pass  # nobody holds it any more
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_worker_that_hangs_is_noticed_and_publishing_waits_for_its_replacement() -> None:
     async with backend(answering(OK)) as port, plane() as supervised:
         pid = supervised.workers()[1].pid
@@ -301,31 +306,46 @@ PARENT = """
 import asyncio, sys, structlog
 from sidegate.core.gates import Gate
 from sidegate.core.routes import DatabaseTarget, Routes
+from sidegate.proxy import child
 from sidegate.proxy.supervisor import Supervisor
 
 async def main():
-    supervised = Supervisor(workers=2, http_port=0, address="127.0.0.1", log=structlog.get_logger())
+    child._START = child._ANSWER = 60.0
+    http, public = map(int, sys.argv[2:])
+    supervised = Supervisor(workers=2, http_port=http, address="127.0.0.1", log=structlog.get_logger())
     await supervised.start()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(supervised.run())
         await supervised.publish(Routes(databases={"db": DatabaseTarget("127.0.0.1", int(sys.argv[1]))}))
-        await supervised.open_forwarder("db", Gate(0))
-        public = supervised.listeners()["db"].gate.port
-        print("ports", supervised.http_port, public, *[one.pid for one in supervised.workers()], flush=True)
+        await supervised.open_forwarder("db", Gate(public))
+        print("pids", *[one.pid for one in supervised.workers()], flush=True)
 asyncio.run(main())
 """
 
 
-async def test_after_kill_9_of_the_parent_its_workers_go_and_the_next_one_has_the_ports() -> None:
-    async with backend(answering(b"hi")) as port:
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """Also where the test failed."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
+async def test_after_kill_9_of_the_parent_its_workers_go_and_the_next_one_has_the_ports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for patience in ("_PREDECESSOR", "_JUST_CLOSED"):
+        monkeypatch.setattr(supervisor_module, patience, DEADLINE)
+    http, public = free_port(), free_port()
+    async with backend(answering(b"hi")) as port, contextlib.AsyncExitStack() as stack:
         parent = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", PARENT, str(port), stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-c", PARENT, str(port), str(http), str(public)), stdout=asyncio.subprocess.PIPE
         )
+        stack.push_async_callback(ended, parent)
         assert parent.stdout is not None
         async with asyncio.timeout(DEADLINE):
-            while not (line := await parent.stdout.readline()).startswith(b"ports"):
+            while not (line := await parent.stdout.readline()).startswith(b"pids"):
                 assert line
-        http, public, *pids = map(int, line.split()[1:])
+        pids = list(map(int, line.split()[1:]))
         async with await connect(public) as session:
             session.writer.write(GET)
             assert await session.exactly(2) == b"hi"
@@ -339,7 +359,6 @@ async def test_after_kill_9_of_the_parent_its_workers_go_and_the_next_one_has_th
                 session.writer.write(GET)
                 assert await session.exactly(2) == b"hi"
             await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
-        await parent.wait()
 
 
 async def test_workers_leave_signals_of_the_terminal_to_the_parent() -> None:
@@ -356,7 +375,7 @@ async def test_workers_that_cannot_start_are_an_error_and_the_port_is_free_again
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    supervised = supervisor()
+    supervised = supervisor(port=free_port())
     with pytest.raises(DataPlaneError, match="did not start"):
         await supervised.start()
     with socket.create_server(("127.0.0.1", supervised.http_port)):
@@ -444,7 +463,7 @@ async def test_ten_thousand_certificates_reach_workers_and_their_replacements() 
 
 async def test_a_port_for_tls_that_is_taken_leaves_none_held() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        supervised = supervisor(https_port=taken.getsockname()[1])
+        supervised = supervisor(port=free_port(), https_port=taken.getsockname()[1])
         with pytest.raises(PortInUseError):
             await supervised.bind()
         with socket.create_server(("127.0.0.1", supervised.http_port)):
@@ -485,7 +504,7 @@ async def test_the_access_log_under_rotation_has_every_request_once(tmp_path: Pa
 
 
 async def test_an_access_log_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
-    supervised = supervisor(access_log=str(tmp_path / "none" / "log"))
+    supervised = supervisor(port=free_port(), access_log=str(tmp_path / "none" / "log"))
     with pytest.raises(SettingsError, match="cannot be opened"):
         await supervised.start()
     with socket.create_server(("127.0.0.1", supervised.http_port)):

@@ -2,11 +2,16 @@
 
 import asyncio
 import socket
+import time
 
 import pytest
 
 from proxy.plant import echo, forwarding
 from proxy.wire import DEADLINE, Handler, backend, closed_port, unaccepting_port, until
+from sidegate.core.sessions import Cut
+
+FIN_WAIT2 = 5
+"""linux/tcp_states.h: the other end's kernel knows that this one has no more to say."""
 
 
 async def test_bytes_pass_both_ways_and_the_session_is_listed_until_it_ends() -> None:
@@ -113,7 +118,10 @@ async def test_a_client_that_has_left_already_never_reaches_the_database() -> No
 
     async with backend(handler) as port, forwarding(port) as plant:
         for _ in range(20):  # all before the forwarder gets its turn
-            socket.create_connection(("127.0.0.1", plant.port)).close()
+            with socket.create_connection(("127.0.0.1", plant.port)) as client:
+                client.shutdown(socket.SHUT_WR)
+                while client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != FIN_WAIT2:
+                    time.sleep(0.001)
         told = 0
         async with asyncio.timeout(DEADLINE):
             while told < 20:
@@ -126,7 +134,7 @@ async def test_a_session_that_is_cut_while_its_database_is_dialled_is_over() -> 
     with unaccepting_port() as port:
         async with forwarding(port, connect=60) as plant, await plant.client() as client:
             await until(lambda: plant.forwarder.count == 1)
-            assert plant.forwarder.kick("127.0.0.1") == 1
+            assert plant.forwarder.kick("127.0.0.1") == Cut(1)
             with pytest.raises(ConnectionResetError):
                 await client.rest()
             await until(lambda: plant.forwarder.count == 0)

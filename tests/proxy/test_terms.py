@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-import socket
 from typing import Any
 
 import pytest
 
-from proxy.plant import Plant, echo, forwarding
+from proxy.plant import Plant, echo, forwarding, uplink
 from proxy.wire import DEADLINE, Client, backend, until
 from sidegate.core.gates import OVER_A_LIMIT, OVER_THE_RATE, Entry, Gate
 from sidegate.proxy.address_limits import AddressLimits
@@ -42,14 +41,6 @@ async def works(client: Client) -> None:
 async def is_cut(client: Client) -> None:
     with pytest.raises(ConnectionResetError):
         await client.rest()
-
-
-def uplink() -> str:
-    """An address of this machine that is not loopback; empty where there is none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-        probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
-    return ""
 
 
 async def test_somebody_who_is_not_on_the_list_never_reaches_the_database_and_is_counted_with_the_reason() -> None:
@@ -102,13 +93,13 @@ async def test_other_terms_cut_those_they_do_not_admit_and_nobody_else() -> None
     ):
         for client in (stays, goes, goes_too):
             await works(client)
-        assert plant.admit(allow=entries("127.0.0.1/32")) == 2
+        assert plant.admit(allow=entries("127.0.0.1/32")).count == 2
         await is_cut(goes)
         await is_cut(goes_too)
         await until(lambda: database.lost == 2)
         await works(stays)
         await plant.refused(OTHER)
-        assert plant.admit(allow=entries("127.0.0.0/8")) == 0
+        assert plant.admit(allow=entries("127.0.0.0/8")).count == 0
         await works(stays)
         async with await plant.client(OTHER) as back:
             await works(back)
@@ -165,7 +156,7 @@ async def test_an_address_has_so_many_sessions_and_gets_a_place_back() -> None:
             await until(lambda: plant.forwarder.count == 2)
             async with await plant.client(ONE) as again:
                 await works(again)
-                assert plant.admit(max_sessions=1) == 0  # who is over a new limit keeps what he has
+                assert plant.admit(max_sessions=1).count == 0  # who is over a new limit keeps what he has
                 await works(again)
                 await plant.refused(ONE)
                 await plant.refused(OTHER)
@@ -188,7 +179,7 @@ async def test_an_address_has_so_many_new_sessions_per_second() -> None:
                         await works(client)
                         continue
                 refused += 1
-        assert plant.reasons() == {OVER_THE_RATE.reason: refused}
+        assert plant.reasons() == ({OVER_THE_RATE.reason: refused} if refused else {})
 
 
 def test_the_rate_is_a_bucket_of_one_second_that_fills_evenly() -> None:
@@ -251,12 +242,12 @@ async def test_a_kick_ends_an_address_or_one_session_of_it() -> None:
         for client in (first, second, other, sixth):
             await works(client)
         port_of_first = first.writer.get_extra_info("sockname")[1]
-        assert plant.forwarder.kick(f"127.0.0.1:{port_of_first}") == 1
+        assert plant.forwarder.kick(f"127.0.0.1:{port_of_first}").count == 1
         await is_cut(first)
-        assert plant.forwarder.kick(f"127.0.0.1:{port_of_first}") == 0
-        assert plant.forwarder.kick("::ffff:127.0.0.1") == 1
+        assert plant.forwarder.kick(f"127.0.0.1:{port_of_first}").count == 0
+        assert plant.forwarder.kick("::ffff:127.0.0.1").count == 1
         await is_cut(second)
-        assert plant.forwarder.kick("0:0:0:0:0:0:0:1") == 1
+        assert plant.forwarder.kick("0:0:0:0:0:0:0:1").count == 1
         await is_cut(sixth)
-        assert plant.forwarder.kick("127.0.0.3") == plant.forwarder.kick("nobody") == 0
+        assert plant.forwarder.kick("127.0.0.3").count == plant.forwarder.kick("nobody").count == 0
         await works(other)

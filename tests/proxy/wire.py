@@ -3,19 +3,24 @@
 import asyncio
 import contextlib
 import socket
+import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import h11
+import pytest
 
+from ports import free_port
 from sidegate.core.routes import AppRoute, PathRoute, Policy, Routes, Upstream
+from sidegate.proxy import child, crew, supervisor
 from sidegate.proxy.gateway import Gateway
 from sidegate.proxy.http1 import ClientConnection
 from sidegate.proxy.limits import Limits
 from sidegate.proxy.listener import Listener
 from sidegate.proxy.ports import bind_group
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 HOST = "shop.test"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -205,11 +210,8 @@ def answering(response: bytes, heads: list[bytes] | None = None) -> Handler:
 
 
 def closed_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
+    """A port nobody listens on, and nobody will."""
+    return free_port()
 
 
 @contextlib.contextmanager
@@ -219,11 +221,24 @@ def unaccepting_port() -> Iterator[int]:
         sock = stack.enter_context(socket.socket())
         sock.bind(("127.0.0.1", 0))
         sock.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(sock.getsockname())
+        stack.enter_context(socket.create_connection(sock.getsockname()))
+        while not _waiting(sock):
+            time.sleep(0.001)
         yield sock.getsockname()[1]
+
+
+def _waiting(listener: socket.socket) -> int:
+    """How many clients wait to be accepted: of a socket that listens tcpi_unacked tells that (linux/tcp.h)."""
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return int.from_bytes(info[24:], sys.byteorder)
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch, *, answer: float = DEADLINE) -> None:
+    """No worker is lost because a busy machine lets it wait. `answer`: seconds after which one that is silent hangs."""
+    monkeypatch.setattr(child, "_START", DEADLINE)
+    monkeypatch.setattr(child, "_ANSWER", answer)
+    monkeypatch.setattr(crew, "_REPLACED", DEADLINE)
+    monkeypatch.setattr(supervisor, "_REPORT", DEADLINE)
 
 
 async def until(condition: Callable[[], bool]) -> None:

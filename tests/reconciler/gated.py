@@ -73,7 +73,7 @@ class Gated:
         self.store.set(External(self.store.intent.externals["shop-db"].gate, enabled=False))
 
     async def settle(self) -> Pass:
-        return await self.loop.settle(deadline=5)
+        return await self.loop.settle()
 
     def let(self, seconds: float) -> None:
         """Time goes by."""

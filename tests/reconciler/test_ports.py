@@ -52,7 +52,7 @@ async def test_a_restarted_database_is_redirected_again_by_itself(node: MemoryDa
     container = start(node)
     await node.settled()
     again = node.engine.restart(container.id)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while node.ports.found.get(again.pid) != IN_PLACE:
             await asyncio.sleep(0)
 

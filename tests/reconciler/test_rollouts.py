@@ -111,7 +111,6 @@ async def test_one_that_does_not_come_up_changes_nothing(node: MemoryDaemon, how
     node.workloads.images["shop:2"] = ImageInfo("image:shop:2", health_check=how == "sick")
     await deploy(node, V1)
     before = {c.id for c in containers(node).values()}
-    object.__setattr__(node.tools, "healthy", 0.3)
 
     def started(container: Container) -> None:
         node.workloads.say(container.id, "Traceback: no such table")
@@ -128,8 +127,11 @@ async def test_one_that_does_not_come_up_changes_nothing(node: MemoryDaemon, how
     node.workloads.started = started
     if how == "refused":
         node.workloads.fail_next["start"] = EngineError("port is already allocated")
+    failing = asyncio.create_task(deploy(node, V2, port=9000))
+    if how in ("deaf", "sick"):
+        await node.run_out_of_time("shop", "1 of 2")
     with pytest.raises(RolloutFailedError) as failed:
-        await deploy(node, V2, port=9000)
+        await failing
     text = str(failed.value)
     assert "the old containers go on serving" in text
     reasons = {"ends": "exited with code 3", "deaf": "nothing listens", "refused": "allocated", "sick": "unhealthy"}
@@ -142,8 +144,6 @@ async def test_one_that_does_not_come_up_changes_nothing(node: MemoryDaemon, how
 
 @pytest.mark.parametrize("how", ["ends", "deaf"])
 async def test_a_first_deployment_that_fails_leaves_nothing(node: MemoryDaemon, how: str) -> None:
-    object.__setattr__(node.tools, "healthy", 0.3)
-
     def started(container: Container) -> None:
         if how == "ends":
             node.workloads.end(container.id, 1)
@@ -151,8 +151,11 @@ async def test_a_first_deployment_that_fails_leaves_nothing(node: MemoryDaemon, 
             node.deaf.update(e.address for e in node.engine.container(container.name).endpoints)
 
     node.workloads.started = started
+    failing = asyncio.create_task(deploy(node, V1))
+    if how == "deaf":
+        await node.run_out_of_time("shop", "1 of 2")
     with pytest.raises(RolloutFailedError, match="nothing of it is left"):
-        await deploy(node, V1)
+        await failing
     await node.settled()
     assert containers(node) == {}
     assert "shop" not in node.store.intent.deployments
