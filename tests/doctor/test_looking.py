@@ -298,6 +298,23 @@ async def test_an_nft_that_fails_is_not_one_that_has_no_rules(
     assert isinstance(await firewall.look(Viewer()), Firewall)
 
 
+async def test_a_moment_in_which_docker_changes_its_rules_is_waited_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "looks").write_text("2")
+    _command(
+        tmp_path / "iptables",
+        f"""cd {tmp_path}; read left <looks; echo -N DOCKER-USER
+        [ $left = 0 ] && echo -A FORWARD -j DOCKER-USER || case "$*" in *-S) echo $((left - 1)) >looks ;; esac
+        echo -A FORWARD -j DOCKER-ISOLATION-STAGE-1""",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(firewall, "PAUSE_SECONDS", 0.01)
+    found = await firewall.look(Viewer())
+    assert isinstance(found, Firewall)
+    assert "-A FORWARD -j DOCKER-USER" in found.iptables.splitlines()
+
+
 # --- the engine --------------------
 
 

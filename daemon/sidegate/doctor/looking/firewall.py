@@ -4,21 +4,25 @@ import asyncio
 import json
 import shutil
 
+from sidegate.adapters.host import CHAIN
 from sidegate.adapters.nft.commands import Commands
 from sidegate.doctor.snapshot import AS_ROOT, Firewall, Unseen, Viewer
 from sidegate.errors import HostToolError
 
 RULES = ("-w", "5", "-S")
+LOOKS, PAUSE_SECONDS = 8, 0.25
+"""At most so many, where it looks as if Docker were changing its rules: it is done within milliseconds."""
 
 
 async def look(viewer: Viewer) -> Firewall | Unseen:
-    """About 20 ms; a tenth of a second with thousands of rules."""
+    """About 20 ms; a tenth of a second with thousands of rules; two seconds where FORWARD does not lead to Docker's
+    chain first."""
     if not viewer.root:
         lacking = Unseen("whoever looks at the firewall needs CAP_NET_ADMIN", "Look from the host, as root.")
         return lacking if viewer.uid == 0 else Unseen("only root may look at the firewall", AS_ROOT)
     commands = Commands()
     try:
-        variant, iptables = await asyncio.gather(commands.output("iptables", "-V"), commands.output("iptables", *RULES))
+        variant, iptables = await asyncio.gather(commands.output("iptables", "-V"), _iptables(commands))
         legacy, ruleset = await asyncio.gather(_legacy(commands), _ruleset(commands))
     except (HostToolError, ValueError, KeyError) as error:
         return Unseen(str(error) if isinstance(error, HostToolError) else "nft's answer cannot be read")
@@ -30,6 +34,18 @@ async def look(viewer: Viewer) -> Firewall | Unseen:
         nf_tables=nf_tables,
         manager=_manager(iptables, ruleset),
     )
+
+
+async def _iptables(commands: Commands) -> str:
+    """At each change of a network Docker takes its jumps out of FORWARD and puts them back, which is no fault."""
+    for _ in range(LOOKS - 1):
+        listing = await commands.output("iptables", *RULES)
+        lines = listing.splitlines()
+        first = next((line for line in lines if line.startswith("-A FORWARD ")), "")
+        if f"-N {CHAIN}" not in lines or first == f"-A FORWARD -j {CHAIN}":
+            return listing
+        await asyncio.sleep(PAUSE_SECONDS)
+    return await commands.output("iptables", *RULES)
 
 
 async def _legacy(commands: Commands) -> str:
