@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from adapters.scripted_engine import ScriptedEngine
 from sidegate.adapters import instance as module
-from sidegate.adapters.docker import DockerEngine
+from sidegate.adapters.docker import DockerEngine, admission
 from sidegate.adapters.instance import Instance
 from sidegate.errors import AlreadyRunningError, EngineUnavailableError
 
@@ -69,6 +70,7 @@ def name() -> str:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 30)
+    monkeypatch.setattr(admission, "PATIENCE", 30)
 
 
 @contextlib.asynccontextmanager
@@ -316,4 +318,33 @@ async def test_one_that_does_not_say_is_known_by_its_address(
     engine = DockerEngine(script.url, deadline=60, admit=admit)
     await engine.observe()
     assert seen == [script.url]
+    await engine.close()
+
+
+async def test_one_that_does_not_get_round_to_saying_is_looked_at_all_the_same(
+    script: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    async def admit(identity: str) -> None:
+        seen.append(identity)
+
+    async def observed(patience: float) -> list[str]:
+        """Once, after the engine was away."""
+        script.stop()
+        with pytest.raises(EngineUnavailableError):
+            await engine.observe()
+        script.gates["/info"] = gate = threading.Event()
+        if patience > 1:
+            gate.set()
+        script.start()
+        monkeypatch.setattr(admission, "PATIENCE", patience)
+        await engine.observe()
+        gate.set()
+        return seen
+
+    engine = DockerEngine(script.url, deadline=60, admit=admit)
+    assert await observed(0.05) == [script.url]
+    assert await observed(30) == [script.url, ENGINE]
+    assert await observed(0.05) == [script.url, ENGINE]  # what it said once still holds
     await engine.close()

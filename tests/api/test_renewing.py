@@ -1,5 +1,6 @@
 """`--redeploy` of connect and disconnect: over the socket and in process, beside an engine in memory."""
 
+import asyncio
 import json
 
 import pytest
@@ -160,6 +161,22 @@ async def test_what_is_done_about_the_containers_already_ends_first(node: Memory
     node.rollouts.carry_out = carry_out  # type: ignore[method-assign]
     done = await node.connect("shop", "shop-db", env=True, redeploy=True)
     assert (waited, done.redeployed) == (["shop"], ["shop"])
+
+
+async def test_several_at_once_have_all_their_variables_in_the_end(node: MemoryDaemon) -> None:
+    names = [f"db-{number}" for number in range(4)]
+    for name in names:
+        node.database(name)
+    await node.settled()
+    renames = [{key: f"{key}_{number}" for key in KEYS} for number in range(4)]
+    await asyncio.gather(
+        *(
+            node.connect("shop", name, env=True, renames=renamed, redeploy=True)
+            for name, renamed in zip(names, renames, strict=True)
+        )
+    )
+    wanted = {name for renamed in renames for name in renamed.values()}
+    assert all(wanted <= container.env.keys() for container in replicas(node, "shop"))
 
 
 async def test_over_the_socket_it_is_a_field_and_a_parameter(node: MemoryDaemon) -> None:

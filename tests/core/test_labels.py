@@ -2,8 +2,9 @@
 
 import pytest
 
+from sidegate.core.desired import desire
 from sidegate.core.labels import Domain, discover, parse_domain, parse_port
-from sidegate.core.model import Container, Rules
+from sidegate.core.model import Container, EngineState, Intent, Rules
 from states import app, database
 
 RULES = Rules()
@@ -165,6 +166,14 @@ def test_whatever_a_label_holds_problems_are_short_and_one_line_each(labels: dic
     found = problems(Container("1", "x", labels=labels))
     assert found
     assert all(text.isprintable() and len(text) < 600 for text in found), found
+
+
+def test_the_network_that_a_label_names_is_quoted_where_it_is_strange() -> None:
+    shop = app("shop", labels={"sidegate.network": "x\n! status: all is well\x1b[2J"})
+    found = desire(Intent(), EngineState((shop,)), RULES).problems
+    assert [problem.text for problem in found] == [
+        r"shop-1 is not on 'x\n! status: all is well\x1b[2J', the network its label sidegate.network names"
+    ]
 
 
 def test_a_port_of_thousands_of_digits_is_none() -> None:

@@ -8,7 +8,7 @@ import pytest
 from reconciler.gated import PORT, Gated, eventually, running
 from sidegate.core.gates import Entry, Gate
 from sidegate.core.model import EngineState
-from sidegate.errors import PortInUseError
+from sidegate.errors import LoginFailedError, PortInUseError
 
 
 @pytest.fixture
@@ -64,6 +64,33 @@ async def test_a_long_change_of_something_else_holds_up_nobody(node: Gated) -> N
     node.off()
     assert await node.loop.switch("shop-db") == ()
     assert (node.listening, node.kernel.table) == (False, {})
+
+
+async def test_a_database_that_hangs_at_a_kill_holds_up_nobody(node: Gated) -> None:
+    """Neither a pass nor another switch; who has denied waits for it."""
+    killing, answer = asyncio.Event(), asyncio.Event()
+
+    async def kill_clients(*_: object) -> int:
+        killing.set()
+        await answer.wait()
+        raise LoginFailedError("it does not answer")
+
+    node.databases.kill_clients = kill_clients  # type: ignore[method-assign]
+    node.on()
+    await node.settle()
+    node.kernel.connect(PORT, "203.0.113.9")
+    node.on(Gate(PORT, deny=(Entry("203.0.113.9"),)))
+    denied = asyncio.create_task(node.loop.switch("shop-db"))
+    await killing.wait()
+    assert (await node.settle()).problems == ()
+    assert not denied.done()
+    node.off()
+    off = asyncio.create_task(node.loop.switch("shop-db"))
+    await eventually(lambda: not node.listening)
+    answer.set()
+    assert [await denied, await off] == [(), ()]
+    (problem,) = (await node.settle()).problems
+    assert "a query that was running when its connection was cut may run on" in str(problem)
 
 
 async def test_the_pass_that_follows_comes_to_the_same(node: Gated) -> None:

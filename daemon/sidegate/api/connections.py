@@ -65,7 +65,7 @@ class ConnectionVerbs:
             raise RefusedError(f"{request.app} cannot be connected to itself")
         await self.world.seen()
         if not self.world.loop.last.engine_up:
-            raise EngineUnavailableError(f"the Docker engine does not answer: {self.world.loop.last.engine_fault}")
+            raise EngineUnavailableError(self.world.loop.last.engine_fault)
         await look_again(self.world, request.app, request.target)
         app, target = self._sort(request.app, request.target)
         pair = Pair.of(app, target)
@@ -246,7 +246,7 @@ class ConnectionVerbs:
 
     def _join_fault(self, passed: Pass, pair: Pair) -> SidegateError | None:
         if not passed.engine_up:
-            return EngineUnavailableError(f"the Docker engine went away: {passed.engine_fault}; nothing was changed")
+            return EngineUnavailableError(f"{passed.engine_fault}; nothing was changed")
         network = pair_network(pair, self.world.loop.rules)
         wanted = passed.desired.networks.get(network)
         if wanted is None:
@@ -271,7 +271,7 @@ class ConnectionVerbs:
         """Why both ends may not have been told; that a query could not be killed is a problem in `status`, and what no
         later pass could do either a note."""
         if not passed.engine_up:
-            return EngineUnavailableError(f"the Docker engine does not answer: {passed.engine_fault}")
+            return EngineUnavailableError(passed.engine_fault)
         for failure in passed.failures:
             known = isinstance(failure.action, KillSessions) or isinstance(failure.error, MissingRightsError)
             if failure.action.chain == network_chain(network) and not known:

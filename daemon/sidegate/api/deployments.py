@@ -11,6 +11,7 @@ from sidegate.api.work import Rollouts, Workloads
 from sidegate.api.world import World
 from sidegate.core.deployments import (
     check_command,
+    check_domain_count,
     check_domains,
     check_free_domains,
     check_image,
@@ -87,6 +88,7 @@ class DeploymentVerbs:
             self._check_room(app, deployment.replicas)
             self._check_names(app, deployment.replicas)
             check_free_domains(app, domains or (), world.intent, world.discovery.apps.values(), rules.base_domain)
+            check_domain_count(world.discovery.apps.get(app, App(app)), domains or ())
             port = asked.port or world.intent.ports.get(app) or _port_of(image)
             kept = world.intent
             rollout = replace(self._rollout(app, (c.id for c in self._own(app))), health=health)
@@ -177,6 +179,8 @@ class DeploymentVerbs:
             base = world.loop.rules.base_domain
             check_free_domains(app, add, world.intent, world.discovery.apps.values(), base)
             kept = tuple(domain for domain in present if domain not in remove)
+            if add:
+                check_domain_count(world.discovery.apps.get(app, App(app)), (*kept, *add))
             await world.store.set_domains(app, tuple(dict.fromkeys((*kept, *add))))
         await world.settle()
         return self.apps.view(app)
@@ -216,7 +220,7 @@ class DeploymentVerbs:
         await self.world.seen()
         self._parts()
         if not self.world.loop.last.engine_up:
-            raise EngineUnavailableError(f"the Docker engine does not answer: {self.world.loop.last.engine_fault}")
+            raise EngineUnavailableError(self.world.loop.last.engine_fault)
         if not busy:
             self._refuse_while_under_way(app)
 

@@ -107,7 +107,7 @@ async def _warnings(world: World, name: str, external: External | None) -> list[
     if external.gate.open_to_anybody:
         found.append(f"anybody who has the password may come in, from anywhere: sidegate external allow {name} CIDR")
     if not world.loop.last.engine_up:
-        found.append(f"the Docker engine does not answer: {world.loop.last.engine_fault}")
+        found.append(world.loop.last.engine_fault)
     elif database is None:
         found.append(f"{name} has no container: clients are turned away until it has one")
     elif not database.container.running:

@@ -183,8 +183,8 @@ class NodeVerbs:
             raise SidegateError("removing everything takes long: it goes on; see `sidegate status`") from None
         if not passed.engine_up:
             raise EngineUnavailableError(
-                f"networks are still there, and the Docker engine does not answer: {passed.engine_fault}; "
-                "they go when it is back: ask for the purge again then"
+                f"networks are still there: {passed.engine_fault}; they go when the engine is back: ask for the purge "
+                "again then"
             )
         if failure := next((f for f in passed.failures if f.action.essential), None):
             raise SidegateError(f"not everything could be removed: {failure}; each pass tries again, ask again too")

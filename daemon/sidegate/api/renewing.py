@@ -39,11 +39,21 @@ class Renewal:
 
     async def bring_up_to_date(self, app: str, progress: Progress = unheard) -> schemas.AppView:
         """Redeploy an app, after what is being done about its containers already. Raises as `app redeploy` does."""
-        rollouts = self.world.rollouts
-        if rollouts is not None and rollouts.under_way(app):
-            with contextlib.suppress(SidegateError):  # how that ends does not matter here
-                await rollouts.carry_out(app, progress)
-        return await self.redeploy(app, progress)
+        while True:
+            await self._wait(app, progress)
+            try:
+                return await self.redeploy(app, progress)
+            except RefusedError:
+                if not self._under_way(app):
+                    raise  # else somebody else who waited was first
+
+    async def _wait(self, app: str, progress: Progress) -> None:
+        if self.world.rollouts is not None and self._under_way(app):
+            with contextlib.suppress(RolloutFailedError):  # another one's, and does not matter here
+                await self.world.rollouts.carry_out(app, progress)
+
+    def _under_way(self, app: str) -> str:
+        return self.world.rollouts.under_way(app) if self.world.rollouts is not None else ""
 
     async def renew(self, apps: Sequence[str], so_far: str, progress: Progress) -> Renewed:
         """Redeploy those of `apps` that have running containers out of date, one after the other.

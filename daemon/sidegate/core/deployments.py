@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from sidegate.core.domains import listed_domains
 from sidegate.core.environment import given
-from sidegate.core.labels import APP, INSTANCE, REVISION, App, Domain, Replica, parse_domain
+from sidegate.core.labels import APP, INSTANCE, MOST_DOMAINS, REVISION, App, Domain, Replica, parse_domain
 from sidegate.core.model import DEFAULT_INSTANCE, Container, Deployment, Intent, Rules
 from sidegate.core.rollout import LEAVING, NEXT, OLD, STARTING, base_name, standing
 from sidegate.core.workloads import ContainerSpec
@@ -195,6 +195,15 @@ def check_free_domains(app: str, domains: Iterable[str], intent: Intent, apps: C
             taken.append(f"{text} belongs to the app {holder}")
     if taken:
         raise RefusedError(f"{'; '.join(taken)}: nothing was changed; remove it there first")
+
+
+def check_domain_count(app: App, given_domains: Iterable[str]) -> None:
+    """Raise RefusedError where an app had too many domains with these by command, those of its labels included."""
+    number = len(listed_domains(app, {app.name: tuple(given_domains)}))
+    if number > MOST_DOMAINS:
+        raise RefusedError(
+            f"{app.name} would have {number:,} domains, and an app has {MOST_DOMAINS:,} at most: nothing was changed"
+        )
 
 
 def _holder(app: str, domain: Domain, intent: Intent, apps: Collection[App], base: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from sidegate.core.labels import App, Domain, parse_domain
 from sidegate.core.model import Problem
+from sidegate.core.quoting import MOST, plain
 
 
 def listed_domains(app: App, given: Mapping[str, tuple[str, ...]]) -> tuple[Domain, ...]:
@@ -45,11 +46,16 @@ def assign_domains(
     }
     problems = []
     for app in sorted(apps.values(), key=_seniority):
+        taken = []
         for domain in app.domains:
             owner = _owner_by_name(domain, base_domain) or claims.setdefault(str(domain), app.name)
             if owner != app.name:
-                text = f"does not get {domain}: it belongs to the app {owner}; remove it from one of the two"
-                problems.append(Problem(app.name, text))
+                taken.append((domain, owner))
+        for domain, owner in taken[:MOST]:
+            text = f"does not get {plain(str(domain))}: it belongs to the app {owner}; remove it from one of the two"
+            problems.append(Problem(app.name, text))
+        if (more := len(taken) - MOST) > 0:
+            problems.append(Problem(app.name, f"does not get {more} more domains, which belong to other apps"))
     return claims, problems
 
 

@@ -34,6 +34,8 @@ SWARM_TASK = "com.docker.swarm.task.id"
 DEFAULT_APP_PORT = 8080
 MOST_DIGITS = 5  # of a port; int() raises for thousands of them
 LONGEST_GUESSED = 60  # characters of a label that may be a slip of a known one
+MOST_DOMAINS = 1000  # of an app: each costs every pass and every worker
+LONGEST_DOMAIN = 2000  # characters, path included
 HOST_PATTERN = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 PATH_PATTERN = re.compile(r"(/[!-.0-~]+)*/?")
 
@@ -216,7 +218,7 @@ def _trusted_labels(container: Container, rules: Rules, problems: list[Problem])
     given = container.labels.items()
     ours = {key: value.strip() for key, value in given if key.startswith(PREFIX) and key != INSTANCE}
     if not rules.trust_image_labels:
-        inherited = sorted(key for key in ours if container.image_labels.get(key) == container.labels[key])
+        inherited = {key for key in ours if container.image_labels.get(key) == container.labels[key]}
         if inherited:
             text = f"ignored {listed(inherited)}: an image cannot say who its containers are"
             problems.append(Problem(container.name, f"{text}; label the container, or set trust_image_labels"))
@@ -315,11 +317,18 @@ def _app(name: str, members: list[tuple[Replica, Mapping[str, str]]], problems: 
             fault = f"ignored {STRATEGY}={plain(given)}: it is {ROLLING} or {RECREATE}"
             problems.append(Problem(replica.container.name, fault))
         wrong = []
-        for text in filter(None, (part.strip() for part in labels.get(DOMAINS, "").split(","))):
-            if domain := parse_domain(text):
+        texts = labels.get(DOMAINS, "").split(",", MOST_DOMAINS)  # the last one is the rest
+        beyond = len(texts) > MOST_DOMAINS and bool(texts.pop().replace(",", " ").strip())
+        for text in filter(None, map(str.strip, texts)):
+            if (domain := parse_domain(text)) is None:
+                wrong.append(text)
+            elif domain in domains or len(domains) < MOST_DOMAINS:
                 domains[domain] = None
             else:
-                wrong.append(text)
+                beyond = True
+        if beyond:
+            fault = f"{DOMAINS}: an app has {MOST_DOMAINS:,} domains at most; {name} keeps the first ones"
+            problems.append(Problem(replica.container.name, fault))
         for text in wrong[:MOST]:
             fault = f"{DOMAINS}: {quoted(text)} is not a domain"
             hint = "write shop.example.com, *.shop.example.com or example.com/api"
@@ -337,6 +346,8 @@ def _app(name: str, members: list[tuple[Replica, Mapping[str, str]]], problems: 
 
 def parse_domain(text: str) -> Domain | None:
     """A domain from a label, lower-cased, international names in their ASCII form (RFC 5891); None when it is none."""
+    if len(text) > LONGEST_DOMAIN:
+        return None
     host, slash, rest = text.partition("/")
     wildcard, bare = ("*.", host[2:]) if host.startswith("*.") else ("", host)
     try:

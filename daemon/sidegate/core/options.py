@@ -19,6 +19,7 @@ T = TypeVar("T")
 KEEP, ADD, REMOVE = "keep", "add", "remove"
 WWW = "www"
 MOST_BODY = 1 << 50
+LONGEST_PATH = 2000  # characters
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)?", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
@@ -74,7 +75,7 @@ def _count(text: str) -> int | None:
 
 
 def _path(text: str) -> str | None:
-    return "" if text == "off" else text if _PATH.fullmatch(text) else None
+    return "" if text == "off" else text if len(text) <= LONGEST_PATH and _PATH.fullmatch(text) else None
 
 
 _SWITCH = _choice({"on": True, "off": False})

@@ -7,6 +7,7 @@ from sidegate.core.guest import Guest
 from sidegate.core.labels import App, Database, Domain, Replica, parse_domain
 from sidegate.core.model import DATABASE_PORT, DEFAULT_BRIDGE, Container, EngineState, Problem
 from sidegate.core.options import ADD, REMOVE
+from sidegate.core.quoting import plain
 from sidegate.core.routes import SERVING, AppRoute, DatabaseTarget, PathRoute, Policy, Routes, Upstream
 
 HOST_ADDRESS = "127.0.0.1"
@@ -69,7 +70,9 @@ def dial_spot(container: Container, wanted: str, where: Reachability) -> Spot:
     if wanted:
         endpoint = container.endpoint(wanted)
         if endpoint is None or not endpoint.address:
-            return Spot(fault=f"{container.name} is not on {plain(wanted)}, the network its label sidegate.network names")
+            return Spot(
+                fault=f"{container.name} is not on {plain(wanted)}, the network its label sidegate.network names"
+            )
         return Spot(endpoint.address, wanted)
     found = [e for e in container.endpoints if e.address and e.network in where.bridges]
     if not found:

@@ -61,7 +61,7 @@ class Pass:
     desired: Desired = field(default_factory=lambda: Desired(Discovery({}, {})))
     state: EngineState = field(default_factory=EngineState)
     engine_up: bool = False
-    engine_fault: str = "not asked yet"
+    engine_fault: str = "the Docker engine was not asked yet"
     actions: int = 0
     failures: tuple[Failure, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -207,15 +207,16 @@ class Loop:
             state = self._applier.engine.told_to_stop(self.state)
             if state == self.state:
                 continue
-            routes = self._desire(self._store.intent, state, engine_up=self.last.engine_up).routes
-            if routes == self._applier.data_plane.published():
+            desired = self._desire(self._store.intent, state, engine_up=self.last.engine_up)
+            if desired.routes == self._applier.data_plane.published():
                 continue
             try:
-                await self._applier.data_plane.publish(routes)
+                await self._applier.data_plane.publish(desired.routes)
             except DataPlaneError as error:  # the pass that follows tries again, and reports it
                 log.warning("replicas that stop are not let go of yet", error=str(error))
             else:
-                log.info("replicas let go of", stopping=[c.name for c in state.containers if c.stopping])
+                replicas = (r.container for app in desired.discovery.apps.values() for r in app.replicas)
+                log.info("replicas let go of", stopping=[c.name for c in replicas if c.stopping])
 
     async def _passes(self) -> None:
         resync_at = self._clock()
