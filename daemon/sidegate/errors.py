@@ -158,6 +158,12 @@ class StoreError(SidegateError):
     status = 507
 
 
+class DiskFullError(StoreError):
+    """The disk of the state directory is full."""
+
+    code = "disk-full"
+
+
 class SettingsError(SidegateError):
     """A setting is unknown or its value is wrong; names the key and the reason."""
 

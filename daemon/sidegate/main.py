@@ -161,6 +161,7 @@ async def serve(settings: Settings, manager: ServiceManager, *, development: boo
             resync_seconds=settings.resync_seconds,
         )
         loop.standing.include(instance.problems)
+        loop.standing.include(store.problems)
         stack.push_async_callback(loop.close)
         visits = Visits(loop, engine, supervisor, open_connections)
         workloads = DockerWorkloads(settings.docker_host, tally=calls)
@@ -225,6 +226,7 @@ async def serve(settings: Settings, manager: ServiceManager, *, development: boo
                 tasks.create_task(loop.run(), name="loop"),
                 tasks.create_task(rollouts.run(), name="rollouts"),
                 tasks.create_task(instance.run(loop.wake), name="instance"),
+                tasks.create_task(store.run(loop.wake), name="store"),
             ]
             engine.watch(visits.wake if own else loop.wake)
             if os.getpid() == 1:

@@ -4,7 +4,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 import aiomysql
@@ -14,6 +14,9 @@ from pymysql.err import OperationalError
 from ports import free_port
 from sidegate.adapters.databases.mysql import check_login, kill_clients, kill_sessions, speaks_tls
 from sidegate.adapters.databases.process_list import find_clients, is_peer
+from sidegate.adapters.databases.servers import DatabaseServers, Location
+from sidegate.core.database_engines import DATABASE_ENGINES
+from sidegate.core.model import DatabaseDetails
 from sidegate.core.sessions import Client
 from sidegate.errors import LoginFailedError
 
@@ -182,6 +185,20 @@ async def test_a_silent_server_is_given_up_at_the_deadline() -> None:
     async with impostor(None) as port:
         with pytest.raises(LoginFailedError, match=r"cannot be reached: no answer within 0\.05 s"):
             await check_login("127.0.0.1", port, "shop", "x", "", 0.05)
+
+
+async def test_a_silent_server_is_not_asked_again_by_another_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody waits for the answer."""
+    monkeypatch.setattr("sidegate.adapters.databases.servers.KILL_SECONDS", 0.05)
+
+    async def locate(_: str) -> Location:
+        details = DatabaseDetails(user="shop", password="x", root_password="y")
+        return Location(replace(DATABASE_ENGINES["mariadb"], port=port), "127.0.0.1", details, {})
+
+    async with impostor(None) as port:
+        with pytest.raises(LoginFailedError) as refused:
+            await DatabaseServers(locate).kill_clients("shop-db", {("10.213.0.1", 1)})
+    assert str(refused.value) == f"127.0.0.1:{port} cannot be reached: no answer within 0.05 s"
 
 
 @pytest.mark.parametrize(

@@ -70,3 +70,25 @@ def test_a_place_that_is_no_directory_is_the_settings_fault(tmp_path: Path) -> N
         hold(tmp_path / "file" / "x", "state_dir"),
     ):
         pass
+
+
+@pytest.mark.parametrize("system", ["/etc", "/var/lib", "/"])
+def test_a_directory_of_the_whole_system_is_not_taken_by_name_or_by_a_link(tmp_path: Path, system: str) -> None:
+    link = tmp_path / "state"
+    link.symlink_to(system)
+    for place, leads in ((Path(system), ""), (link, f"leads to {system}, which ")):
+        why = f"state_dir = '{place}': {leads}is a directory of the whole system: give the daemon one of its own"
+        with pytest.raises(SettingsError, match=why), hold(place, "state_dir"):
+            pass
+    assert not (Path(system) / "sidegate.lock").exists()
+
+
+def test_a_link_to_a_directory_of_ones_own_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    link = tmp_path / "state"
+    link.symlink_to("own")
+    with hold(link, "state_dir"):
+        assert (tmp_path / "own" / "sidegate.lock").exists()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(SettingsError, match="cannot be used"), hold(tmp_path / "loop", "state_dir"):
+        pass

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sidegate.adapters.store import Store, audit, file, variables
+from sidegate.adapters.store import Store, audit, externals, file, variables
 from sidegate.adapters.store.migrations import MIGRATIONS
 from sidegate.core.audit import AuditEntry
 from sidegate.core.gates import Entry, Gate
@@ -31,6 +31,7 @@ from sidegate.core.model import (
     Variable,
 )
 from sidegate.errors import (
+    DiskFullError,
     DuplicateConnectionError,
     InvalidInputError,
     KeyClashError,
@@ -40,6 +41,7 @@ from sidegate.errors import (
 )
 
 SHOP = Pair.of("shop", "shop-db")
+LISTED = Gate(30001, (Entry("10.0.0.0/8"), Entry("192.0.2.0/24")))
 BROUGHT = (
     Variable("DB_HOST", "shop-db.internal", source="connection:shop-db"),
     Variable("DB_PASSWORD", "x'; DROP TABLE variables; -- \n`$HOME`", source="connection:shop-db", secret=True),
@@ -117,7 +119,8 @@ async def test_only_the_daemon_can_read_the_files(tmp_path: Path) -> None:
     await store.add_connection(SHOP, "shop")
     modes = {path.name: path.stat().st_mode & 0o777 for path in (directory, *directory.iterdir())}
     await store.close()
-    assert modes == {"state": 0o700, "sidegate.db": 0o600, "sidegate.db-wal": 0o600, "sidegate.db-shm": 0o600}
+    files = ("sidegate.db", "sidegate.db-wal", "sidegate.db-shm", "sidegate.reserve")
+    assert modes == {"state": 0o700, **dict.fromkeys(files, 0o600)}
 
 
 async def test_an_intent_of_the_same_content_is_not_written_again(store: Store) -> None:
@@ -678,6 +681,28 @@ async def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         await Store.open(tmp_path / "file" / "state")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "closes"),
+    [
+        (External(LISTED, enabled=True), External(LISTED, enabled=False), True),
+        (None, External(LISTED, enabled=True), False),
+        (External(LISTED, enabled=False), External(LISTED, enabled=True), False),
+        (External(LISTED, enabled=True), External(replace(LISTED, allow=LISTED.allow[1:]), enabled=True), True),
+        (External(LISTED, enabled=True), External(replace(LISTED, allow=()), enabled=True), False),
+        (External(LISTED, enabled=True), External(replace(LISTED, allow=(), local=True), enabled=True), False),
+        (External(LISTED, enabled=True), External(replace(LISTED, deny=(Entry("10.1.0.0/16"),)), enabled=True), True),
+        (External(LISTED, enabled=True), External(replace(LISTED, max_new=3), enabled=True), False),
+        (External(Gate(30001), enabled=True), External(LISTED, enabled=True), True),
+        (External(Gate(30001, local=True), enabled=True), External(replace(LISTED, local=True), enabled=True), False),
+        (External(LISTED, enabled=True, expires_at=5.0), External(LISTED, enabled=True, expires_at=9.0), False),
+    ],
+)
+def test_what_only_closes_is_known_from_what_may_let_somebody_in(
+    before: External | None, after: External, closes: bool
+) -> None:
+    assert externals.closes(before, after) is closes
+
+
 @contextmanager
 def no_file_larger_than(size: int) -> Iterator[None]:
     """Writes beyond `size` bytes fail as on a broken disk (EFBIG is an I/O error to SQLite)."""
@@ -703,17 +728,17 @@ async def test_a_failed_write_changes_nothing_and_the_next_one_may_succeed(store
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 async def test_a_full_disk_changes_nothing_and_with_room_again_all_is_well(tmp_path: Path) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "sidegate-test", tmp_path], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,mode=700", "sidegate-test", tmp_path], check=True)
+    store = await Store.open(tmp_path)
     try:
-        store = await Store.open(tmp_path)
         before = await store.set_variables("shop", [Variable("A", "1")])
         filler = tmp_path / "filler"
         with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(b"x" * 4096)
-        with pytest.raises(StoreError, match="full: nothing was changed"):
+        with pytest.raises(DiskFullError, match=f"disk of {tmp_path} is full .*: nothing was changed"):
             await store.set_variables("shop", [Variable("LARGE", "x" * 50_000)])
-        with pytest.raises(StoreError, match="full: nothing was changed"):
+        with pytest.raises(DiskFullError, match="kept in memory until there is room"):
             await store.append_audit(dataclasses.replace(entry(1), target="x" * 50_000))
         assert store.intent is before
         filler.unlink()
@@ -721,6 +746,7 @@ async def test_a_full_disk_changes_nothing_and_with_room_again_all_is_well(tmp_p
         await store.close()
         assert await reopened(tmp_path) == after
     finally:
+        await store.close()
         subprocess.run(["umount", tmp_path], check=True)
 
 

@@ -9,7 +9,7 @@ import pytest
 from memory_daemon import LOGIN, PASSWORD, MemoryDaemon, running
 from sidegate.api import connections
 from sidegate.api.logins import known_login
-from sidegate.api.schemas import ConnectRequest
+from sidegate.api.schemas import ConnectRequest, DatabaseRequest
 from sidegate.api.world import World
 from sidegate.core.database_engines import DatabaseEngine
 from sidegate.core.model import DatabaseDetails, Pair, Rules
@@ -233,6 +233,23 @@ async def test_a_login_that_is_not_known_is_not_guessed(daemon: MemoryDaemon) ->
     words = ("user and the password and the schema", "--password-stdin")
     await refused(daemon, RefusedError, *words, app="shop", target="empty", env=True)
     await daemon.connect("shop", "empty")
+
+
+async def test_a_login_that_was_refused_is_said_where_its_variables_are_added(shop: MemoryDaemon) -> None:
+    await shop.commands.databases.set("shop-db", DatabaseRequest(password="Wrong-1"))
+    asked = list(shop.logins.asked)
+    done = await shop.connect("shop", "shop-db", env=True)
+    assert "DB_PASSWORD" in done.variables
+    assert (
+        "the last login at shop-db that was tried failed: Access denied for user 'shop'; where it is the login that is "
+        "wrong, `sidegate db set shop-db` corrects it" in done.notes
+    )
+    assert shop.logins.asked == asked, "it is not tried once more"
+    shop.app("other")
+    assert not [note for note in (await shop.connect("other", "shop-db")).notes if "login" in note]
+    await shop.commands.databases.set("shop-db", DatabaseRequest(password=PASSWORD))
+    shop.app("third")
+    assert not [note for note in (await shop.connect("third", "shop-db", env=True)).notes if "login" in note]
 
 
 async def test_keys_that_the_app_has_are_listed_and_nothing_is_added(shop: MemoryDaemon) -> None:

@@ -206,6 +206,26 @@ async def test_a_second_one_while_one_is_under_way(node: MemoryDaemon) -> None:
     await first
 
 
+@pytest.mark.parametrize("verb", ["deploy", "redeploy", "port"])
+async def test_an_app_that_is_removed_meanwhile_is_not_deployed(node: MemoryDaemon, verb: str) -> None:
+    await deploy(node)
+    verbs = node.commands.deployments
+    calls = {
+        "deploy": lambda: deploy(node),
+        "redeploy": lambda: verbs.redeploy("shop"),
+        "port": lambda: verbs.port("shop", 1),
+    }
+    node.deaf |= {"8080", "1"}
+    under_way = asyncio.create_task(calls[verb]())
+    while not node.rollouts.under_way("shop"):
+        await asyncio.sleep(0.005)
+    await verbs.rm("shop")
+    with pytest.raises(RolloutFailedError, match="shop was removed in the meantime") as caught:
+        await under_way
+    assert caught.value.exit_status == 1
+    assert not node.store.intent.deployments
+
+
 async def test_port_of_an_app_that_is_deployed(node: MemoryDaemon) -> None:
     """R27."""
     await deploy(node)
@@ -281,6 +301,20 @@ async def test_domains(node: MemoryDaemon) -> None:
             await change("web", schemas.DomainsRequest(**asked))
     with pytest.raises(RefusedError, match=r"label\.example\.com belongs to the app web"):
         await change("shop", schemas.DomainsRequest(add=["label.example.com"]))
+
+
+async def test_more_domains_than_an_app_may_have(node: MemoryDaemon) -> None:
+    names = [f"d{number}.example.com" for number in range(1001)]
+    node.app("web", labels={"sidegate.domains": names[0]})
+    await node.settled()
+    change = node.commands.deployments.domains
+    with pytest.raises(RefusedError, match="shop would have 1,001 domains, and an app has 1,000 at most"):
+        await deploy(node, domains=[f"shop-{name}" for name in names])
+    assert not node.store.intent.deployments
+    assert len((await change("web", schemas.DomainsRequest(add=names[:1000]))).domains) == 1000
+    with pytest.raises(RefusedError, match="web would have 1,001 domains"):
+        await change("web", schemas.DomainsRequest(add=names[1000:]))
+    assert len((await change("web", schemas.DomainsRequest(remove=names[500:1000]))).domains) == 500
 
 
 async def test_removing_an_app(node: MemoryDaemon) -> None:

@@ -6,10 +6,11 @@ import pytest
 
 from memory_daemon import PASSWORD, MemoryDaemon
 from sidegate.core.gates import Gate
-from sidegate.core.model import External
+from sidegate.core.model import External, Intent
 from sidegate.core.sessions import Cut, Listening, Session
 from sidegate.errors import (
     DataPlaneError,
+    DiskFullError,
     InvalidInputError,
     NotFoundError,
     PortInUseError,
@@ -79,6 +80,32 @@ async def test_off_cuts_sessions_and_the_port_stays(node: MemoryDaemon) -> None:
     assert node.data_plane.listeners() == {"other-db": Listening(Gate(30000))}
     await node.commands.externals.off("other-db")
     assert (await node.commands.externals.on("shop-db")).port == 30001
+
+
+async def test_off_closes_although_it_cannot_be_saved_and_saves_it_once_it_can_be(
+    node: MemoryDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> Intent:
+        raise DiskFullError("the disk is full: free some space there: nothing was changed")
+
+    await node.commands.externals.on("shop-db")
+    with monkeypatch.context() as broken:
+        broken.setattr(node.store, "set_external", full)
+        for _ in range(2):
+            with pytest.raises(DiskFullError, match=r"shop-db is closed .* open it again: the disk is full"):
+                await node.commands.externals.off("shop-db")
+            assert node.data_plane.listeners() == {}
+        await node.settled()
+        assert node.data_plane.listeners() == {}
+        shown = await node.commands.externals.show("shop-db")
+        assert (shown.enabled, shown.listening) == (False, False)
+        assert [p.subject for p in node.commands.world.problems() if "not be saved" in p.text] == ["shop-db"]
+    again = await node.commands.externals.on("shop-db")
+    assert (again.enabled, again.listening) == (True, True)
+    await node.commands.externals.off("shop-db")
+    assert not node.store.intent.externals["shop-db"].enabled
+    await node.settled()
+    assert not node.commands.world.problems()
 
 
 async def test_on_and_off_twice_are_fine(node: MemoryDaemon) -> None:

@@ -3,13 +3,14 @@ import json
 import os
 import pwd
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from openapi_spec_validator import validate
 
-from memory_daemon import PASSWORD, MemoryDaemon
+from memory_daemon import PASSWORD, MemoryDaemon, running
 from sidegate.api import http, openapi, schemas
 from sidegate.api.calls import CALLS
 from sidegate.api.client import Client
@@ -231,10 +232,37 @@ async def test_garbage_on_the_socket_ends_that_connection_only(node: MemoryDaemo
     assert (await ask(node, "GET", "/v1/status")).status == 200
 
 
+async def test_a_head_that_never_ends_is_given_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "HEAD_SECONDS", 0.1)
+    async with running(tmp_path) as node:
+        assert await node.raw(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nX: y") == b""
+        assert await node.raw(b"") == b""
+        answered = await node.raw(b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/sta")
+        assert re.findall(rb"HTTP/1\.1 ([0-9]+)", answered) == [b"200"]
+
+
 async def test_a_body_that_never_comes_is_given_up_on(node: MemoryDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "BODY_SECONDS", 0.05)
     head = b"PUT /v1/databases/shop-db HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 10\r\n\r\n{"
     assert b"422" in await node.raw(head, until=b"did not arrive within")
+
+
+@pytest.mark.parametrize(
+    ("length", "sent", "outcome"),
+    [(100, b'{"app": "shop"', "invalid"), (2 << 20, b"x" * (2 << 20), "too-large")],
+)
+async def test_a_body_that_is_not_whole_or_too_large_is_the_callers_fault(
+    node: MemoryDaemon, length: int, sent: bytes, outcome: str
+) -> None:
+    _, writer = await asyncio.open_unix_connection(node.path)
+    writer.write(f"POST /v1/connections HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode() + sent)
+    if outcome == "invalid":
+        writer.write_eof()
+    async with asyncio.timeout(30):
+        while not (found := await trail(node)):
+            await asyncio.sleep(0.01)
+    writer.close()
+    assert [said for _, _, said in found] == [outcome]
 
 
 async def test_a_client_that_goes_away_does_not_undo_what_it_asked_for(node: MemoryDaemon) -> None:

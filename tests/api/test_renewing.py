@@ -163,18 +163,38 @@ async def test_what_is_done_about_the_containers_already_ends_first(node: Memory
     assert (waited, done.redeployed) == (["shop"], ["shop"])
 
 
+async def test_containers_that_are_just_being_made_count(node: MemoryDaemon) -> None:
+    """Of an app that stops before it starts anew none runs for a while."""
+    redeploying = node.rollouts.carry_out
+    made: list[Container] = []
+    node.rollouts.under_way = lambda app: "" if made else "0 of 1"  # type: ignore[method-assign]
+
+    async def carry_out(app: str, progress: object) -> None:
+        if made:
+            await redeploying(app, progress)  # type: ignore[arg-type]
+        else:
+            made.append(node.app(app))
+            await node.settled()
+
+    node.rollouts.carry_out = carry_out  # type: ignore[method-assign]
+    done = await node.connect("later", "shop-db", env=True, redeploy=True)
+    assert done.redeployed == ["later"]
+    assert all("DB_HOST" in container.env for container in replicas(node, "later"))
+
+
 async def test_several_at_once_have_all_their_variables_in_the_end(node: MemoryDaemon) -> None:
     names = [f"db-{number}" for number in range(4)]
     for name in names:
         node.database(name)
     await node.settled()
     renames = [{key: f"{key}_{number}" for key in KEYS} for number in range(4)]
-    await asyncio.gather(
+    done = await asyncio.gather(
         *(
             node.connect("shop", name, env=True, renames=renamed, redeploy=True)
             for name, renamed in zip(names, renames, strict=True)
         )
     )
+    assert [each.redeployed for each in done] == [["shop"]] * 4
     wanted = {name for renamed in renames for name in renamed.values()}
     assert all(wanted <= container.env.keys() for container in replicas(node, "shop"))
 

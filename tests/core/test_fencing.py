@@ -55,6 +55,12 @@ def test_other_people_s_networks_and_other_instances_ones_are_not_fenced() -> No
     assert planned(around(HOME), state(database("shop-db"), networks=(HOME, foreign, NEIGHBOUR)), Intent()) == []
 
 
+def test_another_instance_s_network_of_a_name_that_we_want_is_not_fenced() -> None:
+    """The device would be the same: sidegate-shop--shop-db is also what the instance sidegate-shop calls its app's."""
+    theirs = replace(ours(JOINT.name, "10.213.0.128/27", "shop-db", instance="sidegate-shop"), internal=False)
+    assert planned(around(HOME), state(database("shop-db"), app("shop"), networks=(HOME, theirs))) == []
+
+
 def test_rules_that_were_touched_are_put_anew() -> None:
     now = state(database("shop-db"), networks=(HOME,))
     assert planned(replace(around(HOME), torn=True), now, Intent()) == [

@@ -98,8 +98,14 @@ def test_a_limit_is_the_workers_before_the_kernel_stops_counting() -> None:
         OPENED,
         STOPPED,
         CUT,
+        KILLED,
     ]
-    assert plan(on(LIMITED, "userspace"), listening=reserved, present=kernel(LIMITED)) == [OPENED, STOPPED, CUT]
+    assert plan(on(LIMITED, "userspace"), listening=reserved, present=kernel(LIMITED)) == [
+        OPENED,
+        STOPPED,
+        CUT,
+        KILLED,
+    ]
 
 
 def test_off_closes_both_ways_at_once_and_cuts_at_both_ends() -> None:
@@ -177,7 +183,7 @@ def test_what_an_earlier_daemon_left_is_stopped_and_cut() -> None:
 def test_where_the_kernel_cannot_be_used_the_workers_carry_it() -> None:
     fault = "iptables' INPUT chain does more than accept"
     assert plan(on(OPEN), fault=fault) == [OPENED]
-    assert plan(on(OPEN), listening=Listening(OPEN), present=kernel(OPEN), fault=fault) == [STOPPED, CUT]
+    assert plan(on(OPEN), listening=Listening(OPEN), present=kernel(OPEN), fault=fault) == [STOPPED, CUT, KILLED]
     assert plan(on(OPEN), rules=Rules(forwarder="userspace")) == [OPENED]
 
 

@@ -140,10 +140,45 @@ def test_of_thousands_of_unknown_labels_the_first_are_told() -> None:
     assert found[-1] == "shop-1: unknown labels: 4990 more"
 
 
-def test_of_thousands_of_wrong_domains_the_first_are_told() -> None:
-    found = problems(app("shop", labels={"sidegate.domains": "good.example" + ",a b" * 5000}))
+def test_of_hundreds_of_wrong_domains_the_first_are_told() -> None:
+    found = problems(app("shop", labels={"sidegate.domains": "good.example" + ",a b" * 500}))
     assert len(found) == 11
-    assert found[-1] == "shop-1: sidegate.domains: 4990 more are not domains"
+    assert found[-1] == "shop-1: sidegate.domains: 490 more are not domains"
+
+
+def test_an_app_has_so_many_domains_and_no_more() -> None:
+    """Whoever runs a container writes its labels, and each domain costs everybody something."""
+    names = [f"d{number}.example.com" for number in range(40_000)]
+    too_many = "sidegate.domains: an app has 1,000 domains at most; shop keeps the first ones"
+    found = discover([app("shop", labels={"sidegate.domains": ",".join(names)})], RULES)
+    assert [str(domain) for domain in found.apps["shop"].domains] == names[:1000]
+    assert [str(problem) for problem in found.problems] == [f"shop-1: {too_many}"]
+
+    def replica(number: int, first: int, last: int) -> Container:
+        listed = ", ".join(names[first:last])
+        return app("shop", number, labels={"sidegate.domains": f"{listed}, ,"})
+
+    found = discover([replica(1, 0, 1000), replica(2, 0, 1000)], RULES)
+    assert len(found.apps["shop"].domains) == 1000
+    assert not found.problems
+    found = discover([replica(1, 0, 600), replica(2, 500, 1100)], RULES)
+    assert [str(domain) for domain in found.apps["shop"].domains] == names[:1000]
+    assert [str(problem) for problem in found.problems] == [f"shop-2: {too_many}"]
+
+
+def test_thousands_of_labels_of_an_image_are_looked_at_once_each() -> None:
+    """Each against each would take minutes here."""
+    labels = {f"sidegate.x{number}": "x" for number in range(100_000)}
+    (found,) = problems(app("shop", labels=labels, image_labels=labels))
+    assert "and 99990 more: an image cannot say who its containers are" in found
+
+
+def test_what_is_longer_than_any_request_is_no_domain_and_no_path() -> None:
+    assert parse_domain("shop.example.com/" + "a" * 1900)
+    assert parse_domain("shop.example.com/" + "a" * 2000) is None
+    found = problems(app("shop", labels={"sidegate.health": "/" + "a" * 2000}))
+    assert len(found) == 1
+    assert found[0].startswith("shop-1: ignored sidegate.health: '/aaa")
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,21 @@ def test_problems_name_who_reaches_a_database_unconnected_and_published_ports() 
     ]
 
 
+def test_the_port_of_a_compose_service_is_taken_out_of_its_file() -> None:
+    labels = {
+        "com.docker.compose.project": "shop",
+        "com.docker.compose.service": "mysql",
+        "com.docker.compose.container-number": "1",
+    }
+    found = desire(Intent(), state(database("db", labels=labels, published_ports=(3307,))), RULES).problems
+    text = (
+        "publishes port 3307 itself, past Sidegate's switch: take it out of `ports:` of the service mysql, project shop"
+    )
+    assert text in [problem.text for problem in found]
+    many = desire(Intent(), state(database("db", published_ports=tuple(range(10_000, 20_000)))), RULES).problems
+    assert "10009 and 9990 more itself" in next(p.text for p in many if "itself" in p.text)
+
+
 def test_a_container_that_cannot_join_a_network_is_reported() -> None:
     intent = Intent(connections=frozenset({Pair.of("shop", "db")}))
     found = desire(intent, state(app("shop", network_mode="host", endpoints=())), RULES).problems

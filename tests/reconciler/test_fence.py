@@ -114,3 +114,21 @@ async def test_it_outlives_the_daemon_and_not_a_purge(node: Fenced) -> None:
     await node.loop.purge()
     assert node.engine.network(HOME) is None
     assert node.fence.there == NONE
+
+
+async def test_one_that_is_always_refused_is_said_in_words_that_mean_something_and_stops_no_purge(node: Fenced) -> None:
+    async def put(fence: Fence) -> None:
+        raise HostToolError("the kernel refuses")
+
+    node.fence.put = put  # type: ignore[method-assign]
+    node.connect()
+    passed = await node.settle()
+    assert node.engine.network(JOINT) is not None
+    assert [str(problem) for problem in passed.problems] == [
+        "host: private networks are open for moments, while Docker rewrites the rules that keep them apart: "
+        "the kernel refuses"
+    ]
+    purged = await node.loop.purge()
+    assert not [failure for failure in purged.failures if failure.action.essential]
+    await asyncio.sleep(0.05)
+    assert node.engine.network(JOINT) is node.engine.network(HOME) is None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network
 
 import pytest
+from structlog.testing import capture_logs
 
 from memory_engine import MemoryEngine
 from memory_world import MemoryDatabases, MemoryDataPlane, MemoryHost
@@ -158,6 +159,18 @@ async def test_a_replica_that_is_told_to_stop_is_let_go_of_while_the_engine_is_b
     await eventually(lambda: node.upstreams() == ["shop-2"])
     node.engine.restart(node.engine.container("shop-1").id)
     await eventually(lambda: node.upstreams() == ["shop-1", "shop-2"])
+
+
+async def test_the_log_names_replicas_alone_of_what_stops(node: Node) -> None:
+    theirs = {"sidegate.app": "shop", "sidegate.instance": "another"}
+    for name, labels in (("shop-2", {"sidegate.app": "shop"}), ("strange", {}), ("theirs", theirs)):
+        node.engine.run(name, labels=labels)
+    await node.settle()
+    with capture_logs() as logs:
+        for name in ("strange", "theirs", "shop-2"):
+            node.engine.kill(node.engine.container(name).id, "SIGTERM")
+        await eventually(lambda: any(entry["event"] == "replicas let go of" for entry in logs))
+    assert [entry["stopping"] for entry in logs if "stopping" in entry] == [["shop-2"]]
 
 
 async def test_letting_go_that_fails_is_made_up_for_by_the_pass(node: Node) -> None:

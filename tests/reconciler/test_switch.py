@@ -8,7 +8,8 @@ import pytest
 from reconciler.gated import PORT, Gated, eventually, running
 from sidegate.core.gates import Entry, Gate
 from sidegate.core.model import EngineState
-from sidegate.errors import LoginFailedError, PortInUseError
+from sidegate.core.sessions import Session
+from sidegate.errors import HostToolError, LoginFailedError, PortInUseError
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ async def test_a_database_that_hangs_at_a_kill_holds_up_nobody(node: Gated) -> N
         await answer.wait()
         raise LoginFailedError("it does not answer")
 
-    node.databases.kill_clients = kill_clients  # type: ignore[method-assign]
+    node.databases.kill_clients = kill_clients  # type: ignore[method-assign,assignment]
     node.on()
     await node.settle()
     node.kernel.connect(PORT, "203.0.113.9")
@@ -91,6 +92,17 @@ async def test_a_database_that_hangs_at_a_kill_holds_up_nobody(node: Gated) -> N
     assert [await denied, await off] == [(), ()]
     (problem,) = (await node.settle()).problems
     assert "a query that was running when its connection was cut may run on" in str(problem)
+
+
+async def test_who_was_cut_ends_in_the_database_also_where_the_rest_of_a_change_fails(node: Gated) -> None:
+    node.on()
+    await node.settle()
+    node.data_plane.live["shop-db"] = (Session("shop-db", "203.0.113.9:1", 0.0, 0, 0, "10.213.0.1", 40001),)
+    node.databases.calls.clear()
+    node.kernel.fail_next["apply"] = HostToolError("the kernel refuses")
+    node.on(Gate(PORT, deny=(Entry("203.0.113.9"),)))
+    assert len(await node.loop.switch("shop-db")) == 1
+    assert node.databases.calls == ["kill_clients shop-db 10.213.0.1:40001"]
 
 
 async def test_the_pass_that_follows_comes_to_the_same(node: Gated) -> None:

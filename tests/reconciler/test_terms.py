@@ -7,6 +7,7 @@ import pytest
 
 from reconciler.gated import PORT, Gated, eventually, running
 from sidegate.core.sessions import Session
+from sidegate.reconciler.terms import LOOK_SECONDS
 
 HOUR = 3600.0
 
@@ -238,6 +239,20 @@ async def test_an_end_that_cannot_be_written_closes_all_the_same(node: Gated) ->
     node.store.set(replace(node.store.intent.externals["shop-db"], expires_at=node.wall + HOUR))
     await node.settle()
     assert node.listening
+
+
+async def test_an_end_that_could_not_be_written_is_written_later(node: Gated) -> None:
+    node.on(expires_at=node.wall + HOUR)
+    await node.settle()
+    node.store.broken = True
+    node.let(HOUR)
+    passed = await node.settle()
+    assert [p.subject for p in passed.problems if "could not be saved" in p.text] == ["shop-db"]
+    node.store.broken = False
+    node.let(LOOK_SECONDS)
+    passed = await node.settle()
+    assert (node.listening, node.enabled) == (False, False)
+    assert not any("could not be saved" in p.text for p in passed.problems)
 
 
 async def test_a_hanging_engine_does_not_put_off_the_end(node: Gated) -> None:

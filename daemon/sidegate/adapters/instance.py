@@ -26,7 +26,7 @@ from sidegate.errors import AlreadyRunningError
 from sidegate.log import get_logger
 
 PATIENCE = 1.0
-"""Seconds that a holder may take to listen, and to say which directories it has."""
+"""Seconds that a holder may take to listen and to have room, and as many to say which directories it has."""
 RETRY_SECONDS = 5.0
 """How often a name that a stranger holds is tried again."""
 BACKLOG = 64
@@ -180,7 +180,7 @@ def _claim(name: str) -> socket.socket | Holder:
             return holder
         if time.monotonic() > until:
             return Holder()
-        time.sleep(0.01)  # bound, and not listening yet, or gone meanwhile
+        time.sleep(0.01)  # bound and not listening yet, too busy, or gone meanwhile
 
 
 def _bind(name: str) -> socket.socket | None:
@@ -197,18 +197,14 @@ def _bind(name: str) -> socket.socket | None:
 
 
 def _ask(name: str) -> Holder | None:
-    """Who listens there; None where nobody does."""
+    """Who listens there; None where nobody does now, or has room for us (connect never waits: unix(7))."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        timeval = struct.pack("ll", int(PATIENCE), int(PATIENCE % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)  # of connect, too: socket(7)
+        sock.settimeout(PATIENCE)
         try:
             sock.connect(name)
-            holder = _peer(sock)
-        except ConnectionRefusedError:
-            return None
         except OSError:
-            return Holder()
-        sock.settimeout(PATIENCE)
+            return None
+        holder = _peer(sock)
         try:
             said = sock.recv(SAID_MOST).decode(errors="replace")
         except OSError:

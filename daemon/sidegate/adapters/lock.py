@@ -15,14 +15,26 @@ from sidegate.errors import AlreadyRunningError, SettingsError
 
 FILE_NAME = "sidegate.lock"
 
+SHARED = {
+    "/": "bin boot dev etc home lib lib64 media mnt opt proc root run sbin srv sys tmp usr var",
+    "/usr": "bin include lib lib64 local sbin share src",
+    "/var": "cache lib local lock log mail opt run spool tmp",
+}
+"""Directories of the whole system, which nothing of the daemon's belongs straight into: parent -> names.
+
+Source: the Filesystem Hierarchy Standard 3.0, https://refspecs.linuxfoundation.org/FHS_3.0/fhs-3.0.html
+"""
+
 
 @contextmanager
 def hold(directory: Path, what: str, *, mode: int = 0o700) -> Iterator[None]:
     """Hold `directory`, which is made with `mode` where it is missing; `what` is the setting that names it.
 
-    Raises AlreadyRunningError naming the holder's pid, SettingsError where the directory cannot be used.
+    Raises AlreadyRunningError naming the holder's pid, SettingsError where the directory cannot be used or is not for
+    one program alone.
     """
     try:
+        _check_own(directory, what)
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
         descriptor = os.open(directory / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -32,6 +44,15 @@ def hold(directory: Path, what: str, *, mode: int = 0o700) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _check_own(directory: Path, what: str) -> None:
+    where = Path(os.path.realpath(directory))
+    if where == Path("/") or where.name in SHARED.get(str(where.parent), "").split():
+        leads = "" if where == directory else f"leads to {where}, which "
+        raise SettingsError(
+            f"{what} = {str(directory)!r}: {leads}is a directory of the whole system: give the daemon one of its own"
+        )
 
 
 def _lock(descriptor: int, directory: Path, what: str) -> None:

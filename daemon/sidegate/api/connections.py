@@ -6,7 +6,7 @@ from itertools import islice
 
 from sidegate.api import schemas
 from sidegate.api.apps import start_command
-from sidegate.api.logins import known_login, unknown_parts
+from sidegate.api.logins import known_login, login_fault, unknown_parts
 from sidegate.api.names import listed, look_again, near, not_found
 from sidegate.api.progress import Progress, unheard
 from sidegate.api.renewing import Renewal, Renewed
@@ -310,6 +310,8 @@ class ConnectionVerbs:
             notes += stale_note(app, stale_containers(world, app))
         if not world.discovery.containers(target):
             notes.append(f"{target} has no container now")
+        if variables and (fault := login_fault(world, target)):
+            notes.append(f"{fault}; where it is the login that is wrong, `sidegate db set {target}` corrects it")
         if variables and variables[0].scope != "runtime":
             notes.append(
                 f"a build cannot reach {target}.internal: internal connections work at run time only; "

@@ -109,7 +109,8 @@ class DeploymentVerbs:
             except SidegateError as error:
                 raise RolloutFailedError(f"{failed}\nNot all that was said with it was taken back: {error}") from failed
             raise
-        return self.apps.view(app, self._deployed(app, deployment))
+        self._check_kept(app)
+        return self.apps.view(app, self._beside(app))
 
     async def redeploy(self, app: str, progress: Progress = unheard) -> schemas.AppView:
         """Replace an app's containers with new ones that have the stored variables and are the same otherwise; whoever
@@ -129,7 +130,10 @@ class DeploymentVerbs:
         async with self.world.writing:
             self._refuse_while_under_way(app)
             await self.world.store.begin_rollout(app, self._rollout(app, (c.id for c in containers)))
+            deployed = app in self.world.intent.deployments
         await self._carry_out(app, progress)
+        if deployed:
+            self._check_kept(app)
         return self.apps.view(app, notes)
 
     async def port(self, app: str, port: int, progress: Progress = unheard) -> schemas.AppView:
@@ -158,6 +162,7 @@ class DeploymentVerbs:
             rollout = self._rollout(app, (c.id for c in self._own(app)))
             await world.store.set_deployment(app, world.intent.deployments[app], port=port, rollout=rollout)
         await self._carry_out(app, progress)
+        self._check_kept(app)
         return self.apps.view(app)
 
     async def domains(self, app: str, asked: schemas.DomainsRequest) -> schemas.AppView:
@@ -356,13 +361,14 @@ class DeploymentVerbs:
             f"{app} has no domain {', '.join(domains)} by command (it has {', '.join(given) or 'none'})"
         )
 
-    def _deployed(self, app: str, deployment: Deployment) -> list[str]:
+    def _check_kept(self, app: str) -> None:
+        """Raise RolloutFailedError where somebody has removed the app while its containers were being replaced."""
         if app not in self.world.intent.deployments:
-            return [f"{app} was removed in the meantime"]
-        if theirs := self._theirs(app):
-            names = ", ".join(container.name for container in theirs)
-            return [f"containers that others run answer for {app} as well: {names}"]
-        return [] if deployment.replicas else [f"{app} is being removed"]
+            raise RolloutFailedError(f"{app} was removed in the meantime: none of its containers is left")
+
+    def _beside(self, app: str) -> list[str]:
+        names = ", ".join(container.name for container in self._theirs(app))
+        return [f"containers that others run answer for {app} as well: {names}"] if names else []
 
     def _later(self, app: str, port: int) -> list[str]:
         """Who of an app that others run does not have its new port yet."""

@@ -21,6 +21,7 @@ from sidegate.errors import (
     PortInUseError,
     RefusedError,
     SidegateError,
+    StoreError,
 )
 
 PORTS_TRIED = 16  # free by the look of it, yet refused when bound: more than a few are no accident
@@ -65,14 +66,20 @@ class ExternalVerbs:
     async def off(self, name: str) -> schemas.ExternalView:
         """Refuse from now on and cut every session; the port, the lists and the limits stay. Off already is fine.
 
-        Works without the Docker engine. Raises NotFoundError, DataPlaneError, HostToolError.
+        Works without the Docker engine. Raises NotFoundError, DataPlaneError, HostToolError; StoreError where it is so
+        until a restart, as it could not be saved.
         """
         await require_database(self.world, name)
-        sessions, _ = await asyncio.gather(forwarded_sessions(self.world, name), self._write_off(name))
+        sessions, unsaved = await asyncio.gather(forwarded_sessions(self.world, name), self._write_off(name))
         if fault := _failure(await self.world.switch(name), name):
             raise fault
         if name in self.world.data_plane.listeners():
             raise DataPlaneError(f"{name} is still open: see `sidegate status`")
+        if unsaved:
+            raise type(unsaved)(
+                f"{name} is closed and its sessions are cut ({len(sessions)}), but that is not saved, and a restart of "
+                f"the daemon would open it again: {str(unsaved).removesuffix(': nothing was changed')}"
+            ) from unsaved
         return await external_view(self.world, name, sessions_cut=len(sessions), just_switched=True)
 
     async def edit(self, name: str, edit: schemas.ExternalEdit) -> schemas.ExternalView:
@@ -212,6 +219,7 @@ class ExternalVerbs:
                     few = " and published by Sidegate's own container (-p)" if self.world.container else ""
                     raise RefusedError(f"no port of external_ports {ports.start}-{ports.stop - 1} is free{few}")
                 await self.world.store.set_external(name, _at(wanted, port))
+                self.world.loop.hold(name, closed=False)
             tried.add(port)
             try:
                 return await self._settle_open(name, _at(wanted, port), None)
@@ -223,6 +231,7 @@ class ExternalVerbs:
         async with self.world.writing:
             self._check_free(name, wanted.port)
             await self.world.store.set_external(name, wanted)
+            self.world.loop.hold(name, closed=False)
         await self._settle_open(name, wanted, previous)
 
     def _check_free(self, name: str, port: int) -> None:
@@ -250,11 +259,18 @@ class ExternalVerbs:
             await self.world.switch(name)
         raise fault
 
-    async def _write_off(self, name: str) -> None:
+    async def _write_off(self, name: str) -> StoreError | None:
+        """Save that it is off, or else hold it closed; returns why it is not saved."""
         async with self.world.writing:
-            previous = self.world.intent.externals.get(name)
+            previous = self.world.store.intent.externals.get(name)
             if previous and previous.enabled:
-                await self.world.store.set_external(name, replace(previous, enabled=False, expires_at=0.0, used_at=0.0))
+                off = replace(previous, enabled=False, expires_at=0.0, used_at=0.0)
+                try:
+                    await self.world.store.set_external(name, off)
+                except StoreError as error:
+                    self.world.loop.hold(name, closed=True)
+                    return error
+        return None
 
 
 def _at(external: External, port: int) -> External:

@@ -11,6 +11,7 @@ from sidegate.core.gates import AccessList, Entry, Gate, KernelSession
 from sidegate.core.guest import UNKNOWN_HOST, OwnContainer
 from sidegate.core.model import DatabaseDetails, External
 from sidegate.core.plan import ForwardInKernel
+from sidegate.core.quoting import listed
 from sidegate.core.routes import DatabaseTarget
 from sidegate.core.sessions import Session
 from sidegate.errors import SidegateError
@@ -115,7 +116,7 @@ async def _warnings(world: World, name: str, external: External | None) -> list[
     else:
         found += await _asked(world, name, external)
     if database and database.container.published_ports:
-        ports = ", ".join(map(str, database.container.published_ports))
+        ports = listed(str(port) for port in database.container.published_ports if port) or "of the engine's choice"
         found.append(f"{database.container.name} publishes port {ports} itself, which no switch of ours closes")
     return found
 

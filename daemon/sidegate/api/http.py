@@ -32,6 +32,7 @@ from sidegate.core.audit import AuditEntry
 from sidegate.errors import InvalidInputError, SidegateError
 from sidegate.log import get_logger
 
+HEAD_SECONDS = 30.0  # from the connect, or from an answer, to the end of the next request's head
 BODY_SECONDS = 30.0
 AUDIT_SECONDS = 5.0
 TARGET_MOST = 100  # characters of a target in the audit trail: callers choose them
@@ -82,6 +83,7 @@ async def serve(commands: Commands, path: Path, group: str = "sidegate") -> Asyn
     runner = web.AppRunner(
         application(commands),
         access_log=None,
+        keepalive_timeout=HEAD_SECONDS,
         logger=_server_log(),
         shutdown_timeout=STOP_SECONDS,
         max_line_size=TARGET_LINE_MOST,
@@ -170,6 +172,9 @@ async def _run(commands: Commands, call: Call, request: web.Request, peer: Peer,
     except SidegateError as error:
         outcome = error.code
         raise
+    except web.HTTPRequestEntityTooLarge:
+        outcome = "too-large"
+        raise
     except asyncio.CancelledError:
         outcome = AbandonedError.code
         raise
@@ -221,6 +226,8 @@ async def _decode_body(request: web.Request, call: Call) -> object:
             body = await request.read()
     except TimeoutError:
         raise InvalidInputError(f"the request's body did not arrive within {BODY_SECONDS:.0f} s") from None
+    except (OSError, web.RequestPayloadError):
+        raise InvalidInputError("the request's body broke off before its end") from None
     if call.body is None:
         if body:
             raise InvalidInputError("this call takes no body")

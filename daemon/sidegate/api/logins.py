@@ -63,6 +63,12 @@ def unknown_parts(details: DatabaseDetails) -> list[str]:
     return [part for part in ("user", "password", "schema") if not getattr(details, part)]
 
 
+def login_fault(world: World, name: str) -> str:
+    """That the last login at a database that was tried failed, and why; empty: it did not, or none was tried."""
+    outcome, _, why = world.logins_seen.get(name, "").partition(": ")
+    return f"the last login at {name} that was tried failed: {why}" if outcome == "refused" else ""
+
+
 async def check_login(world: World, name: str) -> str:
     """A real login over the database's home network: "ok", "refused: …" or "unknown: …", within 3 s."""
     outcome = world.logins_seen[name] = await _log_in(world, name)

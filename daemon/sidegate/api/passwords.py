@@ -43,6 +43,7 @@ class PasswordVerbs:
         progress(f"changing the password of {before.user} in {name}")
         env = self.world.intent.env
         changed = await self._carry_out(name, asked, new)
+        self.world.logins_seen[name] = "ok"  # a login was made with the new one
         progress(f"{name} has its new password")
         renewed = updated_variables(env, changed, name)
         view = schemas.PasswordSet(

@@ -37,20 +37,20 @@ class Renewal:
     world: World
     redeploy: Callable[[str, Progress], Awaitable[schemas.AppView]]
 
-    async def bring_up_to_date(self, app: str, progress: Progress = unheard) -> schemas.AppView:
-        """Redeploy an app, after what is being done about its containers already. Raises as `app redeploy` does."""
+    async def bring_up_to_date(self, app: str, progress: Progress = unheard, *, only_stale: bool = False) -> list[str]:
+        """Redeploy an app, after what is being done about its containers already; with `only_stale` not where that has
+        brought them up to date. Returns notes; raises as `app redeploy` does."""
         while True:
-            await self._wait(app, progress)
+            if self.world.rollouts is not None and self._under_way(app):
+                with contextlib.suppress(RolloutFailedError):  # another one's, and does not matter here
+                    await self.world.rollouts.carry_out(app, progress)
+            if only_stale and not stale_containers(self.world, app):
+                return []
             try:
-                return await self.redeploy(app, progress)
+                return (await self.redeploy(app, progress)).notes
             except RefusedError:
                 if not self._under_way(app):
                     raise  # else somebody else who waited was first
-
-    async def _wait(self, app: str, progress: Progress) -> None:
-        if self.world.rollouts is not None and self._under_way(app):
-            with contextlib.suppress(RolloutFailedError):  # another one's, and does not matter here
-                await self.world.rollouts.carry_out(app, progress)
 
     def _under_way(self, app: str) -> str:
         return self.world.rollouts.under_way(app) if self.world.rollouts is not None else ""
@@ -62,12 +62,12 @@ class Renewal:
         """
         done = Renewed()
         for place, app in enumerate(apps):
-            if not stale_containers(self.world, app):
+            if not stale_containers(self.world, app) and not self._under_way(app):
                 done.notes.append(self._unneeded(app))
                 continue
             progress(f"{so_far}; {app} is being redeployed")
             try:
-                view = await self.bring_up_to_date(app, progress)
+                notes = await self.bring_up_to_date(app, progress, only_stale=True)
             except SidegateError as error:
                 left = [other for other in apps[place:] if stale_containers(self.world, other)] or [app]
                 commands = " and ".join(f"`sidegate app redeploy {other}`" for other in left)
@@ -76,7 +76,7 @@ class Renewal:
                     f"{so_far}, and that stays; but {app} was not redeployed ({commands} tries again): {error}"
                 ) from error
             done.apps.append(app)
-            done.notes.extend(view.notes)
+            done.notes.extend(notes)
         return done
 
     def _unneeded(self, app: str) -> str:

@@ -183,6 +183,13 @@ class Loop(Protocol):
         """Have a database's external connection be as the intent has it, at once; returns what failed. Raises
         TimeoutError."""
 
+    @property
+    def intent(self) -> Intent:
+        """What people asked for, less the external connections that are off and could not be saved to be."""
+
+    def hold(self, database: str, *, closed: bool) -> None:
+        """A database's external connection is off although that could not be saved, or again as it is saved."""
+
     async def kill_cut(self, database: str, port: int, clients: frozenset[Client]) -> None:
         """Have a database's server end the sessions of external clients that were cut; where it cannot, a problem."""
 
@@ -348,7 +355,7 @@ class World:
 
     @property
     def intent(self) -> Intent:
-        return self.store.intent
+        return self.loop.intent
 
     @property
     def state(self) -> EngineState:

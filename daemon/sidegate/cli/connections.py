@@ -44,7 +44,7 @@ def connect(
         app=app, target=target, env=env, renames=_renames(renames), scope=scope, redeploy=redeploy
     )
     doing = f"connecting {app} and {target}"
-    with goes_on(app):
+    with goes_on():  # which of the two is the app is not known here
         reply = session.stream("POST", "/v1/connections", schemas.Connected, body=body, doing=doing)
     session.show(reply, _show_connected)
 
@@ -99,7 +99,7 @@ def disconnect(session: Session, app: str, target: str, keep: bool | None, redep
     path = f"/v1/connections/{quote(app, target)}"
     query = ({"env": "keep"} if keep else {}) | ({"redeploy": "true"} if redeploy else {})
     doing = f"disconnecting {app} and {target}"
-    with goes_on(app):
+    with goes_on():  # which of the two is the app is not known here
         reply = session.stream("DELETE", path, schemas.Disconnected, query=query, doing=doing)
     session.show(reply, _show_disconnected)
 

@@ -46,7 +46,7 @@ class Session:
     ) -> Reply[T]:
         """One call of the control API; `doing` is shown once it has taken long."""
         client = Client(find_socket(self.socket, os.environ), seconds)
-        with progress(doing or "waiting for the daemon"), _told(method):
+        with progress(doing or "waiting for the daemon"), contextlib.nullcontext() if method == "GET" else goes_on():
             return client.call(method, path, result, query=query, body=body)
 
     def stream(
@@ -88,18 +88,6 @@ class Session:
             click.echo(json.dumps(json.loads(reply.body), indent=2, ensure_ascii=False).translate(ESCAPED))
         else:
             table(reply.value)
-
-
-@contextlib.contextmanager
-def _told(method: str) -> Iterator[None]:
-    """Who leaves while a change is being made is told that it goes on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if method == "GET":
-            raise
-        click.echo("sidegate: not waiting any longer; what was asked for goes on: see `sidegate audit`", err=True)
-        raise SystemExit(130) from None
 
 
 def _counted(pieces: Iterable[bytes], told: Callable[[str], None]) -> Iterator[bytes]:
@@ -175,12 +163,13 @@ def progress(doing: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def goes_on(name: str) -> Iterator[None]:
-    """Who does not want to wait any longer is told that nothing has ended."""
+def goes_on(app: str = "") -> Iterator[None]:
+    """Who leaves while a change is being made, of an app's containers where it is named, is told that it goes on."""
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"sidegate: not waiting any longer; it goes on: see `sidegate app show {name}`", err=True)
+        what, look = ("it", f"app show {app}") if app else ("what was asked for", "audit")
+        click.echo(f"sidegate: not waiting any longer; {what} goes on: see `sidegate {look}`", err=True)
         raise SystemExit(130) from None
 
 

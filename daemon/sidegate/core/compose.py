@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sidegate.core.database_engines import CLIENT_HOSTS, CLIENT_TOOL_HOSTS, DATABASE_ENGINES
 from sidegate.core.model import Container, name_fault
+from sidegate.core.quoting import plain
 
 PREFIX = "com.docker.compose."
 PROJECT, SERVICE = PREFIX + "project", PREFIX + "service"
@@ -131,6 +132,14 @@ def same_project(container: Container, others: Iterable[Container]) -> bool:
     service = service_of(container)
     found = (service_of(other) for other in others)
     return service is not None and all(other is not None and other.project == service.project for other in found)
+
+
+def unpublishing(container: Container) -> str:
+    """What whoever runs a container does to have it publish no port."""
+    service = service_of(container)
+    if service is None:
+        return f"run {container.name} without -p"
+    return f"take it out of `ports:` of the service {plain(service.service)}, project {plain(service.project)}"
 
 
 # --- names

@@ -32,9 +32,9 @@ class EndSessions(KillSessions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KillCut(ForwarderAction):
-    """End a database server's threads for exactly those external clients that this chain has cut before, and for
-    `clients`, as the database knew them: a destroyed socket does not stop a running query. Last, since a login may take
-    long."""
+    """End a database server's threads for exactly those external clients that its chain has cut before, `clients` as
+    the database knew them: a destroyed socket does not stop a running query. Nothing waits for it, since a login may
+    take long."""
 
     rank: ClassVar[int] = 8
     essential: ClassVar[bool] = False

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from sidegate.core.certificates import Assignment
-from sidegate.core.compose import same_project
+from sidegate.core.compose import same_project, unpublishing
 from sidegate.core.database_engines import DATABASE_ENGINES
 from sidegate.core.deployments import own_containers, with_standing
 from sidegate.core.domains import assign_domains, listed_domains, with_domains
@@ -24,6 +24,7 @@ from sidegate.core.model import (
     Rules,
 )
 from sidegate.core.options import ADD, KEEP, OPTIONS, WWW, option_fault, policy_of
+from sidegate.core.quoting import listed
 from sidegate.core.routes import SERVING, AppRoute, Policy, Routes
 from sidegate.core.routing import Reachability, app_route, build_routes, database_target
 
@@ -154,8 +155,8 @@ def desire(
     for pair in sorted(intent.connections):
         joint = _network(pair_network(pair, rules), (pair.a, pair.b), rules, f"{pair} are connected")
         networks[joint.name] = _with_members(joint, discovery, rules, problems)
-    listed = with_domains(discovery.apps, intent.domains, intent.claims, gone)
-    claims, contested = assign_domains(listed, intent.claims, gone, rules.base_domain)
+    apps = with_domains(discovery.apps, intent.domains, intent.claims, gone)
+    claims, contested = assign_domains(apps, intent.claims, gone, rules.base_domain)
     problems += contested
     for name, database in discovery.databases.items():
         problems += _openings(name, database, state, rules)
@@ -377,8 +378,8 @@ def _openings(name: str, database: Database, state: EngineState, rules: Rules) -
         text = f"{database.container.name} {fault}: isolation = strict cannot take it off; run it on a bridge network"
         problems.append(Problem(name, text))
     if database.container.published_ports:
-        ports = ", ".join(str(port) for port in database.container.published_ports if port) or "of the engine's choice"
-        text = f"publishes port {ports} itself, past Sidegate's switch: run {database.container.name} without -p"
+        ports = listed(str(port) for port in database.container.published_ports if port) or "of the engine's choice"
+        text = f"publishes port {ports} itself, past Sidegate's switch: {unpublishing(database.container)}"
         problems.append(Problem(name, text))
     for network, others in exposures(database, state, rules).items():
         there = (container for container in state.containers if container.name in others)

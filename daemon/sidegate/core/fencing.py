@@ -39,9 +39,10 @@ NONE = Fence()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutFence(Action):
-    """Before the networks of its plan are made: each is fenced before it is there."""
+    """Before the networks of its plan are made: each is fenced before it is there. Nothing rests on it alone."""
 
     rank: ClassVar[int] = 0
+    essential: ClassVar[bool] = False
     fence: Fence = field(repr=False)
 
     @property
@@ -57,7 +58,8 @@ class PutFence(Action):
 def fence_actions(desired: Desired, state: EngineState, rules: Rules, present: Fence | None) -> Iterator[Action]:
     """`present` is what stands; None where none can be kept. What is to go stays fenced until it has gone."""
     devices = {bridge_device(n.name): not n.internal for n in state.networks if is_ours(n, rules)}
-    wanted = Fence.around(devices | {n.device: n.egress for n in desired.networks.values()})
+    theirs = {n.name for n in state.networks if not is_ours(n, rules)}
+    wanted = Fence.around(devices | {n.device: n.egress for n in desired.networks.values() if n.name not in theirs})
     if present is not None and present != wanted:
         yield PutFence(fence=wanted, cause=_difference(present, wanted))
 

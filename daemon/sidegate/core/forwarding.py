@@ -138,6 +138,7 @@ def open_actions(place: Place, wanted: Forwarding, present: Listening | None, ke
         if gate.port in kernel.ports:
             yield LeaveToWorkers(database=name, port=gate.port, cause=_left(wanted))
             yield cut(place, gate.port, _left(wanted))
+            parting = bool(place.pid)  # there is a server that may be busy with them
     elif not settled:
         yield ForwardInKernel(database=name, port=gate.port, forward=wanted.kernel, cause=_forwarded(carried))
         if carried and carried.address != wanted.kernel.address:

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -76,9 +76,10 @@ class Applier:
     outcomes: Counter[tuple[type[Action], bool]] = field(default_factory=Counter)
     """Kind of action and whether it was done -> how many."""
 
-    async def apply(self, plan: Plan, each: Callable[[], None] = lambda: None) -> tuple[Failure, ...]:
+    async def apply(self, plan: Plan, each: Callable[[], None], kill: Callable[[KillCut], None]) -> tuple[Failure, ...]:
         """Carry out every chain, side by side and bounded, but the fence before networks are made; returns what
-        failed, in no particular order. `each` is called after every action."""
+        failed, in no particular order. `each` is called after every action; `kill` with each that is left to the
+        caller, and says whose sessions were cut."""
         failures: list[Failure] = []
         slots = asyncio.Semaphore(CHAINS_AT_ONCE)
 
@@ -93,10 +94,14 @@ class Applier:
             async with slots:
                 cut: set[Client] = set()
                 for rank in chain:
-                    failed = [f for f in await asyncio.gather(*(attempt(action, cut) for action in rank)) if f]
+                    now = (action for action in rank if not isinstance(action, KillCut))
+                    failed = [f for f in await asyncio.gather(*(attempt(action, cut) for action in now)) if f]
                     failures.extend(failed)
                     if any(failure.action.essential for failure in failed):
-                        return
+                        break
+            if cut:  # also of a change that failed: no later plan has these again
+                for action in (action for rank in chain for action in rank if isinstance(action, KillCut)):
+                    kill(replace(action, clients=frozenset(cut)))
 
         async with asyncio.TaskGroup() as group:
             fencing: list[asyncio.Task[None]] = []
@@ -106,6 +111,10 @@ class Applier:
                 if isinstance(chain[0][0], PutFence):
                     fencing.append(task)
         return tuple(failures)
+
+    async def kill(self, action: KillCut) -> Failure | None:
+        """Have a database's server end sessions that were cut; returns how that failed."""
+        return await self._attempt(action, set())
 
     async def _attempt(self, action: Action, cut: set[Client]) -> Failure | None:
         try:
@@ -169,8 +178,7 @@ class Applier:
                 ended = await self.kernel.cut(action.database, action.port, action.pid, action.peer, action.gate)
                 cut |= ended.clients
             case KillCut():
-                if clients := action.clients | cut:
-                    await self.databases.kill_clients(action.database, clients, lambda: self._connected(action))
+                await self.databases.kill_clients(action.database, action.clients, lambda: self._connected(action))
             case CloseForwarder():
                 await self.data_plane.close_forwarder(action.database)
             case _:

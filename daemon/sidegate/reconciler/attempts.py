@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 
-from sidegate.core.cutting import KillCut
 from sidegate.core.plan import CutAction, CutForwarded, Plan
 from sidegate.reconciler.apply import Failure
 
@@ -31,6 +30,5 @@ class Attempts:
         self._tried = text
         self.actions += len(plan.actions)
         self.failed = await self._apply(plan)
-        cuts = CutAction | CutForwarded | KillCut
-        self._uncut += [failure for failure in self.failed if isinstance(failure.action, cuts)]
+        self._uncut += [failure for failure in self.failed if isinstance(failure.action, CutAction | CutForwarded)]
         return True

@@ -17,7 +17,7 @@ from sidegate.core.certificates import assign
 from sidegate.core.cutting import KillCut
 from sidegate.core.database_ports import DatabasePort, with_other_ports
 from sidegate.core.desired import Desired, desire
-from sidegate.core.fencing import NONE
+from sidegate.core.fencing import NONE, PutFence
 from sidegate.core.labels import Discovery, discover
 from sidegate.core.model import EngineState, HostState, Intent, Problem, Rules
 from sidegate.core.newcomers import expect
@@ -25,9 +25,6 @@ from sidegate.core.plan import (
     Action,
     ChangePassword,
     CreateNetwork,
-    CutAction,
-    CutForwarded,
-    KillSessions,
     Plan,
     PortAction,
 )
@@ -35,10 +32,11 @@ from sidegate.core.reconcile import Observed, reconcile
 from sidegate.core.routes import Routes
 from sidegate.core.sessions import Client
 from sidegate.core.tally import Histogram
-from sidegate.errors import DataPlaneError, HostToolError, MissingRightsError, StoreError, SubnetTakenError
+from sidegate.errors import DataPlaneError, HostToolError, StoreError, SubnetTakenError
 from sidegate.reconciler.apply import Applier, Failure
 from sidegate.reconciler.attempts import Attempts
-from sidegate.reconciler.observe import Observer
+from sidegate.reconciler.cuts import Cuts
+from sidegate.reconciler.observe import UNFENCED, Observer
 from sidegate.reconciler.ports import observe_ports
 from sidegate.reconciler.standing import Standing
 from sidegate.reconciler.switch import Switch, without_forwarders
@@ -95,6 +93,7 @@ class Loop:
         self._clock = clock
         self._kernel = applier.kernel
         self._terms = Terms(store, applier.data_plane, applier.kernel, clock=clock, wall=wall)
+        self.standing.include(self._terms.problems)
         self._observer = Observer(applier, self._meanwhile)
         self._switch = Switch(
             applier, rules, intent=self._intent, seen=lambda: (self.desired, self.state), apply=self._apply
@@ -109,7 +108,7 @@ class Loop:
         self._purging = False
         self._bad_subnets: set[str] = set()
         self._missing_since: dict[str, float] = {}
-        self._cut_faults: dict[str, Problem] = {}
+        self._cuts = Cuts(applier.kill, self.wake)
 
     def __repr__(self) -> str:
         return f"<Loop wanted={self._wanted} waiting={len(self._waiting)} engine_up={self.last.engine_up}>"
@@ -118,6 +117,15 @@ class Loop:
     def ended(self) -> Mapping[str, str]:
         """Database -> why its external connection ended by itself, until somebody switches it."""
         return self._terms.causes
+
+    @property
+    def intent(self) -> Intent:
+        """What people asked for, less the external connections that are off and could not be saved to be."""
+        return self._terms.intent()
+
+    def hold(self, database: str, *, closed: bool) -> None:
+        """A database's external connection is off although that could not be saved, or again as it is saved."""
+        self._terms.hold(database, closed=closed)
 
     def wake(self) -> None:
         """Ask for a pass soon; calls while one runs make one more."""
@@ -148,17 +156,19 @@ class Loop:
         if not self.last.finished:
             await self.settle(deadline)
         self._terms.switched(database)
+        before = self._cuts.under_way(database)
         async with asyncio.timeout(deadline):
             failures = await self._switch.throw(database)
+            if killing := self._cuts.under_way(database) - before:
+                await asyncio.wait(killing)
         self.standing.switched()
         return failures
 
     async def kill_cut(self, database: str, port: int, clients: frozenset[Client]) -> None:
         """Have a database's server end the sessions of external clients, as it knows them, who were cut outside of any
         plan. That it could not is a problem."""
-        action = KillCut(database=database, port=port, clients=clients, cause="their client was kicked")
-        if await self._apply(Plan((action,))):
-            self.wake()
+        cause = "their client was kicked"
+        await self._cuts.kill(KillCut(database=database, port=port, clients=clients, cause=cause))
 
     def resume(self) -> None:
         """The purge came to nothing: back to work, until somebody asks again."""
@@ -272,15 +282,16 @@ class Loop:
             await self._applier.engine.expect(expect(desired, state, self.rules))
         await self._remember(intent, desired, engine_up=not fault)
         actions, failures = others.actions + forwarders.actions, (*others.failures, *forwarders.failures)
-        problems = {*desired.problems, *unplanned, *self._cut_faults.values(), *self.standing.problems()}
+        problems = {*desired.problems, *unplanned, *self._cuts.problems, *self.standing.problems()}
         if desired.certificates is not None:
             problems |= set(desired.certificates.problems)
         problems |= {Problem(_subject(f.action), str(f)) for f in failures if f.action.essential}
         problems |= {Problem("host", text) for text in (host.fast_path_fault, host.cut_fault, *host.lost) if text}
         if self._kernel is not None and self._kernel.trouble:
             problems.add(Problem("host", f"what the kernel forwards cannot be looked at: {self._kernel.trouble}"))
-        if look.fence_fault and desired.networks:
-            problems.add(Problem("host", look.fence_fault))
+        unfenced = [look.fence_fault, *(str(f.error) for f in failures if isinstance(f.action, PutFence))]
+        if desired.networks:
+            problems |= {Problem("host", f"{UNFENCED}: {why}") for why in unfenced if why}
         if fault:
             problems.add(Problem("engine", fault))
         seconds = self._clock() - began
@@ -313,6 +324,7 @@ class Loop:
     async def close(self) -> None:
         """Stop what would go on forwarding without us: nobody could switch it off any more. For after `run` has
         ended."""
+        await self._cuts.end()
         await self._switch.end()
 
     async def _ports(self, state: EngineState, known: Mapping[int, DatabasePort]) -> Mapping[int, DatabasePort]:
@@ -360,17 +372,12 @@ class Loop:
         )
 
     async def _apply(self, plan: Plan) -> tuple[Failure, ...]:
-        for action in plan.actions:
-            if isinstance(action, CutAction | CutForwarded | KillCut):
-                self._cut_faults.pop(action.what, None)
-        failures = await self._applier.apply(plan, self._step)
+        self._cuts.begin(plan.actions)
+        failures = await self._applier.apply(plan, self._step, self._cuts.kill_soon)
         for failure in failures:
             if isinstance(failure.error, SubnetTakenError) and isinstance(failure.action, CreateNetwork):
                 self._bad_subnets.add(str(failure.action.subnet))
-            if isinstance(failure.error, MissingRightsError):  # of the host, and said once
-                self._cut_faults[str(failure.error)] = Problem("host", str(failure.error))
-            elif isinstance(failure.action, CutAction | CutForwarded | KillCut):
-                self._cut_faults[failure.action.what] = _cut_problem(failure)
+            self._cuts.note(failure)
         return failures
 
     async def _remember(self, intent: Intent, desired: Desired, *, engine_up: bool) -> None:
@@ -389,12 +396,3 @@ class Loop:
 def _subject(action: Action) -> str:
     """Whom a failed action is a problem of."""
     return action.database if isinstance(action, PortAction | ChangePassword) else "sidegate"
-
-
-def _cut_problem(failure: Failure) -> Problem:
-    """What may go on although its connection was cut."""
-    action = failure.action
-    if isinstance(action, KillSessions | KillCut):
-        text = f"a query that was running when its connection was cut may run on: {failure.error}"
-        return Problem(action.database, text)
-    return Problem("sidegate", f"sessions may hang at one end: {action.what}: {failure.error}")

@@ -20,8 +20,8 @@ log = structlog.get_logger("sidegate.observe")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What was found. `engine_fault` says why the engine's state is not fresh (empty: it is), `fence_fault` why there
-    is no fence where there should be one."""
+    """What was found. `engine_fault` says why the engine's state is not fresh (empty: it is), `fence_fault` why
+    the fence could not be looked at."""
 
     state: EngineState
     host: HostState
@@ -67,7 +67,7 @@ class Observer:
         try:
             return await self._applier.fence.observe(), ""
         except HostToolError as error:
-            return None, f"{UNFENCED}: {error}"
+            return None, str(error)
 
     async def _ask(self, *, full: bool) -> EngineState:
         look = asyncio.create_task(self._applier.engine.observe(full=full), name="ask engine")

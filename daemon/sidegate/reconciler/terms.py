@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from sidegate.core.model import External, Intent
+from sidegate.core.model import External, Intent, Problem
 from sidegate.errors import SidegateError, StoreError
 from sidegate.reconciler.kernel import KernelPorts
 from sidegate.reconciler.world import DataPlane, IntentStore
@@ -53,6 +53,7 @@ class Terms:
         self.causes: dict[str, str] = {}
         """Database -> why its connection ended by itself, until somebody switches it."""
         self._looked = float("-inf")
+        self._tried = float("-inf")  # to write `_ended`
         self._seen_open: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -64,6 +65,20 @@ class Terms:
         if not ended:
             return intent
         return replace(intent, externals={n: _off(e) if n in ended else e for n, e in intent.externals.items()})
+
+    def hold(self, name: str, *, closed: bool) -> None:
+        """A connection is off although that could not be written, or again as it is written."""
+        external = self._store.intent.externals.get(name)
+        if not closed:
+            self._ended.pop(name, None)
+        elif external and external.enabled:
+            self._ended[name], self._tried = external, self._clock()
+
+    def problems(self) -> list[Problem]:
+        """Connections that are off, and would be on again after a restart."""
+        externals = self._store.intent.externals
+        text = "its external connection is off, but that could not be saved: a restart now may open it again"
+        return [Problem(name, text) for name, ended in self._ended.items() if externals.get(name) == ended]
 
     def changed(self) -> None:
         """Somebody may have set other terms."""
@@ -91,6 +106,7 @@ class Terms:
             return await self._enforce()
 
     async def _enforce(self) -> list[str]:
+        await self._save_ended()
         externals = {
             n: e for n, e in self._store.intent.externals.items() if e.enabled and (e.expires_at or e.idle_off)
         }
@@ -102,9 +118,11 @@ class Terms:
         carried = await self._carried(due.values()) if due else frozenset()
         ended = []
         for name, external in externals.items():
+            if self._ended.get(name) == external:
+                continue
             if external.idle_off:
                 await self._note_use(name, carried=name in due and external.port in carried)
-            if self._ended.get(name) != external and (cause := self._due(name)):
+            if cause := self._due(name):
                 await self._end(name, external, cause)
                 ended.append(name)
         return ended
@@ -176,7 +194,19 @@ class Terms:
             await self._store.replace_external(name, current, _off(current))
         except StoreError as error:
             log.error("its end is not saved, so it is kept closed", database=name, error=str(error))  # noqa: TRY400 (expected)
-            self._ended[name] = current
+            self._ended[name], self._tried = current, self._clock()
+
+    async def _save_ended(self) -> None:
+        """Try again to write down what has ended."""
+        if not self._ended or self._clock() - self._tried < LOOK_SECONDS:
+            return
+        self._tried = self._clock()
+        for name, ended in [*self._ended.items()]:
+            try:
+                await self._store.replace_external(name, ended, _off(ended))
+            except StoreError:
+                return
+            self._ended.pop(name, None)
 
     def _until_next(self) -> float | None:
         """Seconds until something may be due; None: nothing will be."""

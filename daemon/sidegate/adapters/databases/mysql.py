@@ -21,7 +21,7 @@ from pymysql.err import MySQLError
 
 from sidegate.adapters.databases.changing import Attempt, Change, Outcome, change_accounts, without, works
 from sidegate.adapters.databases.process_list import find_clients, host_of, is_peer, own_address_to
-from sidegate.adapters.databases.said import NobodyListensError, shown
+from sidegate.adapters.databases.said import NoAnswerError, NobodyListensError, shown
 from sidegate.core.sessions import Client
 from sidegate.errors import LoginFailedError, PasswordRefusedError, SidegateError
 
@@ -83,7 +83,7 @@ async def kill_sessions(
         theirs = [
             number
             for number, client in sessions.items()
-            if is_peer(client, peers, names) or (among and host_of(client) == host_of(ours))
+            if is_peer(client, peers, names) or (among and ours and host_of(client) == host_of(ours))
         ]
         return await _kill(connection, theirs, f"{user} at {address}:{port}")
 
@@ -339,7 +339,7 @@ async def _logged_in(
         async with asyncio.timeout(timeout), _connection(address, port, user, password, schema) as connection:
             return await act(connection)
     except TimeoutError:
-        raise LoginFailedError(f"{server} cannot be reached: no answer within {timeout:g} s") from None
+        raise NoAnswerError(f"{server} cannot be reached: no answer within {timeout:g} s") from None
     except MySQLError as error:
         refused = isinstance(error.__cause__, ConnectionRefusedError)
         raise (NobodyListensError if refused else LoginFailedError)(_reason(error, server, user, schema)) from error

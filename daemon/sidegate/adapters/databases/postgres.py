@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import asyncpg
 
 from sidegate.adapters.databases.changing import Attempt, Change, Outcome, change_accounts, works
-from sidegate.adapters.databases.said import NobodyListensError, shown
+from sidegate.adapters.databases.said import NoAnswerError, NobodyListensError, shown
 from sidegate.adapters.databases.scram import md5_verifier, scram_verifier
 from sidegate.core.sessions import Client
 from sidegate.errors import LoginFailedError, PasswordRefusedError, SidegateError
@@ -230,7 +230,7 @@ async def _logged_in(
     except SidegateError:
         raise
     except TimeoutError:
-        raise LoginFailedError(f"{server} cannot be reached: no answer within {timeout:g} s") from None
+        raise NoAnswerError(f"{server} cannot be reached: no answer within {timeout:g} s") from None
     except ConnectionRefusedError as error:
         raise NobodyListensError(f"{server} cannot be reached: {_why(error)}") from error
     except (asyncpg.ConnectionDoesNotExistError, ConnectionError) as error:

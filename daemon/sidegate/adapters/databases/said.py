@@ -1,4 +1,4 @@
-"""What the modules of this package share: a server's words made fit to be shown, and one more reason for a failure."""
+"""What the modules of this package share: a server's words made fit to be shown, and two more reasons for a failure."""
 
 from sidegate.errors import LoginFailedError
 
@@ -7,6 +7,10 @@ _MOST_SHOWN = 200
 
 class NobodyListensError(LoginFailedError):
     """Nothing listens at that port."""
+
+
+class NoAnswerError(LoginFailedError):
+    """Who listens there keeps silent, whoever logs in."""
 
 
 def shown(text: object) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sidegate.adapters.databases import mysql, postgres
 from sidegate.adapters.databases.changing import Change, Outcome
-from sidegate.adapters.databases.said import NobodyListensError
+from sidegate.adapters.databases.said import NoAnswerError, NobodyListensError
 from sidegate.core.database_engines import DATABASE_ENGINES, DatabaseEngine, administrators
 from sidegate.core.model import DATABASE_PORT, DatabaseDetails
 from sidegate.core.passwords import PasswordChanged, with_password
@@ -215,6 +215,8 @@ async def _with_first(logins: Iterable[tuple[str, str]], kill: Callable[[str, st
             raise
         except LoginFailedError as error:
             reasons.append(str(error))
+            if isinstance(error, NoAnswerError):
+                break
     raise LoginFailedError("; ".join(reasons))
 
 

@@ -30,4 +30,4 @@ class Store(Apps, Connections, Databases, Externals, Variables, AuditTrail):
             for table in INTENT_TABLES:
                 db.execute(f"DELETE FROM {table}")  # noqa: S608 (names of our own)
 
-        return await self._change(change)
+        return await self._change(change, closing=True)

@@ -109,7 +109,7 @@ class Apps(StateFile):
             for table in APP_TABLES:
                 db.execute(f"DELETE FROM {table} WHERE app = ?", (app,))  # noqa: S608 (names of our own)
 
-        return await self._change(change)
+        return await self._change(change, closing=True)
 
     async def replace_claims(self, claims: Mapping[str, str]) -> Intent:
         """Remember `claims` (domain -> the app that holds it), and no others."""

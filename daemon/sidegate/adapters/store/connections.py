@@ -38,7 +38,7 @@ class Connections(StateFile):
                 [(app, v.key, v.scope, v.value, v.source) for v in variables],
             )
 
-        return await self._change(change)
+        return await self._change(change, closing=True)
 
     async def remove_connection(self, pair: Pair, *, keep_variables: bool) -> Intent:
         """Remove a connection and, unless they shall stay, the variables that it brought to either end.
@@ -51,7 +51,7 @@ class Connections(StateFile):
                 raise NotFoundError(f"{pair} are not connected")
             drop_connection(db, self.intent, pair, keep_variables=keep_variables)
 
-        return await self._change(change)
+        return await self._change(change, closing=True)
 
 
 def drop_connection(db: sqlite3.Connection, before: Intent, pair: Pair, *, keep_variables: bool = False) -> None:

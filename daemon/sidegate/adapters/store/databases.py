@@ -76,7 +76,7 @@ class Databases(StateFile):
             for table in ("externals", "external_entries", "passwords"):
                 db.execute(f"DELETE FROM {table} WHERE database = ?", (name,))  # noqa: S608 (names of our own)
 
-        return await self._change(change)
+        return await self._change(change, closing=True)
 
 
 def _put_details(db: sqlite3.Connection, name: str, details: DatabaseDetails) -> None:

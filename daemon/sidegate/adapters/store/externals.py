@@ -1,6 +1,7 @@
 """External connections of databases in the state file."""
 
 import sqlite3
+from dataclasses import replace
 
 from sidegate.adapters.store.file import StateFile
 from sidegate.core.model import External, Intent
@@ -19,9 +20,10 @@ class Externals(StateFile):
                 raise RefusedError(f"port {external.port} belongs to {holder}")
             _write(db, database, external)
 
-        if self.intent.externals.get(database) == external:
+        before = self.intent.externals.get(database)
+        if before == external:
             return self.intent
-        return await self._change(change)
+        return await self._change(change, closing=closes(before, external))
 
     async def replace_external(self, database: str, seen: External, external: External) -> Intent:
         """The same, unless it is no longer as it was `seen`: then nothing is changed."""
@@ -30,7 +32,7 @@ class Externals(StateFile):
             if self.intent.externals.get(database) == seen:
                 _write(db, database, external)
 
-        return await self._change(change)
+        return await self._change(change, closing=closes(seen, external))
 
     async def forget_external(self, database: str) -> Intent:
         """As if it had never been switched on: its port is free again."""
@@ -39,7 +41,21 @@ class Externals(StateFile):
             for table in ("externals", "external_entries"):
                 db.execute(f"DELETE FROM {table} WHERE database = ?", (database,))  # noqa: S608 (names of our own)
 
-        return await self._change(change)
+        return await self._change(change, closing=True)
+
+
+def closes(before: External | None, after: External) -> bool:
+    """Whether `after` lets nobody in whom `before` did not."""
+    if not after.enabled:
+        return True
+    if before is None or replace(after, gate=replace(after.gate, allow=(), deny=())) != replace(
+        before, gate=replace(before.gate, allow=(), deny=())
+    ):
+        return False
+    old, new = before.gate, after.gate
+    anybody = not old.allow and not old.local  # could come in
+    some = set(new.allow) <= set(old.allow) and (new.local or bool(new.allow))
+    return (anybody or some or new.allow == old.allow) and set(old.deny) <= set(new.deny)
 
 
 def _write(db: sqlite3.Connection, database: str, external: External) -> None:

@@ -1,10 +1,12 @@
 """The state file itself: one SQLite file, its thread, its transactions, and how it is opened and brought up to date.
 
 Mutations are serial, each is one transaction, and one that was acknowledged outlives a kill -9 and a power cut (WAL,
-synchronous=FULL). Never makes a new file in the place of one that it cannot read.
+synchronous=FULL). Never makes a new file in the place of one that it cannot read. On a full disk a mutation that closes
+something is made with room that is kept for it (`reserve`), and any other fails.
 """
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import stat
@@ -14,12 +16,15 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from sidegate.adapters.store.migrations import MIGRATIONS
+from sidegate.adapters.store.reserve import Reserve
 from sidegate.adapters.store.schema import read_intent
-from sidegate.core.model import Intent
-from sidegate.errors import InvalidInputError, StoreError
+from sidegate.core.model import Intent, Problem
+from sidegate.errors import DiskFullError, InvalidInputError, SidegateError, StoreError
 
 FILE_NAME = "sidegate.db"
 LOCKED_SECONDS = 2.0
+LOOK_SECONDS = 10.0
+"""How often it is looked whether the disk has room (again)."""
 
 T = TypeVar("T")
 Change = Callable[[sqlite3.Connection], None]
@@ -30,6 +35,8 @@ class StateFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._reserve = Reserve(path.parent)
+        self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._db: sqlite3.Connection | None = None
         self._closed = False
@@ -62,11 +69,54 @@ class StateFile:
         """Everything that people asked for, as of the last commit."""
         return self._intent
 
+    def problems(self) -> list[Problem]:
+        """What keeps us from storing something, for the operator."""
+        reserve, directory = self._reserve, self._path.parent
+        if not reserve.fault:
+            return []
+        if not reserve.full:
+            text = f"no room can be kept in {directory} for the day its disk is full: {reserve.fault}"
+        elif reserve.size:
+            text = (
+                f"the disk of {directory} is full ({reserve.fault}): switching on and storing fail, switching off and "
+                f"disconnecting still work, with {reserve.size >> 10} KiB that are kept for them: free some space there"
+            )
+        else:
+            text = (
+                f"the disk of {directory} is full ({reserve.fault}), and nothing is left of what is kept for switching "
+                "off: that may not be saved any more, either: free some space there"
+            )
+        return [Problem("sidegate", text)]
+
+    async def run(self, wake: Callable[[], None]) -> None:
+        """Look whether the disk has room, now and then and after a write found that it has not, and `wake` when
+        `problems` are others than they were; until cancelled."""
+        told = self.problems()
+        while True:
+            self._changed.clear()
+            await self.look()
+            if self.problems() != told:
+                told = self.problems()
+                wake()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._changed.wait()
+
+    async def look(self) -> None:
+        """Look whether the disk has room, and do what had to wait for it."""
+        with contextlib.suppress(SidegateError):
+            await self._run(self._look)
+
     # --- on the thread
+
+    def _look(self) -> None:
+        if self._reserve.short():
+            self._reserve.fill()
 
     async def _run(self, work: Callable[[], T]) -> T:
         if self._closed:
             raise self._closed_error()
+        told = self.problems()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.Error as error:
@@ -75,16 +125,44 @@ class StateFile:
             # The whole may be a secret.
             part = error.object[error.start : error.end]
             raise InvalidInputError(f"{part!r} is not text that can be stored: {error.reason}") from None
+        finally:
+            if self.problems() != told:
+                self._changed.set()
 
-    async def _change(self, change: Change) -> Intent:
+    async def _change(self, change: Change, *, closing: bool = False) -> Intent:
+        """`closing`: it only closes something, or forgets it, and is made with the reserve where the disk is full."""
+
         def commit() -> Intent:
-            self._intent = self._transact(change)
+            self._intent = self._transact(change, closing=closing)
             return self._intent
 
         return await self._run(commit)
 
-    def _transact(self, change: Change) -> Intent:
-        """One transaction; returns the intent that it leaves, which is read before it commits."""
+    def _transact(self, change: Change, *, closing: bool = False) -> Intent:
+        """One transaction; returns the intent that it leaves. Raises DiskFullError."""
+        tries = 0
+        while True:
+            try:
+                intent = self._attempt(change)
+            except sqlite3.OperationalError as error:
+                if not _may_be_full(error):
+                    raise
+                # Once the log is all in the file it is written from its beginning: that may do without more room.
+                if closing and (tries == 0 or self._reserve.give()):
+                    tries += 1
+                    with contextlib.suppress(sqlite3.Error):
+                        self._connected.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                    continue
+                self._reserve.fill()
+                if _code(error) == sqlite3.SQLITE_FULL or self._reserve.full:
+                    raise self._full_error(closing=closing) from error
+                raise
+            if tries:
+                self._reserve.fill()
+            return intent
+
+    def _attempt(self, change: Change) -> Intent:
+        """One try of a transaction, whose intent is read before it commits."""
         db = self._connected
         if db.in_transaction:  # an earlier rollback failed too
             db.rollback()
@@ -109,16 +187,29 @@ class StateFile:
     def _open(self) -> None:
         try:
             _prepare_file(self._path)
-            # The statements that begin and end transactions stand here, not in the module's guesses.
-            self._db = sqlite3.connect(self._path, timeout=LOCKED_SECONDS, isolation_level=None)
-            self._prepare_schema(self._db)
-            self._intent = read_intent(self._db)
+            self._connect()
+            self._reserve.fill()
         except OSError as error:
             raise StoreError(f"{self._path}: cannot be opened: {error.strerror}") from error
         except sqlite3.OperationalError as error:  # locked, no space, no permission: the file may be well
             raise StoreError(f"{self._path}: cannot be opened: {error}") from error
         except (sqlite3.Error, UnicodeDecodeError, ValueError) as error:
             raise self._damaged(str(error)) from error
+
+    def _connect(self) -> None:
+        while True:
+            # The statements that begin and end transactions stand here, not in the module's guesses.
+            self._db = sqlite3.connect(self._path, timeout=LOCKED_SECONDS, isolation_level=None)
+            try:
+                self._prepare_schema(self._db)
+                self._intent = read_intent(self._db)
+            except sqlite3.OperationalError as error:
+                # A daemon that does not start would leave a full disk nobody who can close anything.
+                if not _may_be_full(error) or not self._reserve.give():
+                    raise
+                self._db.close()
+            else:
+                return
 
     def _prepare_schema(self, db: sqlite3.Connection) -> None:
         db.execute("PRAGMA synchronous = FULL")
@@ -138,6 +229,13 @@ class StateFile:
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
             db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT")
 
+    def _full_error(self, *, closing: bool) -> DiskFullError:
+        kept = ", what is kept for switching off included" if closing else " (switching off still works)"
+        return DiskFullError(
+            f"{self._path}: the disk of {self._path.parent} is full{kept}: free some space there and ask again: "
+            "nothing was changed"
+        )
+
     def _closed_error(self) -> StoreError:
         return StoreError(f"{self._path} is closed: the daemon is stopping; nothing was changed")
 
@@ -151,6 +249,16 @@ class StateFile:
         if self._db is not None:
             self._db.close()
             self._db = None
+
+
+def _may_be_full(error: sqlite3.Error) -> bool:
+    """SQLite tells ENOSPC, not always; a quota (EDQUOT) and a -shm file that cannot grow are I/O errors to it."""
+    return _code(error) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's extended code; 0 where the error is the module's own."""
+    return getattr(error, "sqlite_errorcode", 0)
 
 
 def _prepare_file(path: Path) -> None:
