@@ -13,6 +13,7 @@ from e2e.outside import Outside, Switch, another_host
 from e2e.private_engine import PrivateEngine, private_engine
 
 PRIVATE = forms.other_name("sgengine")
+SECOND_RUN = bool(os.environ.get("SIDEGATE_SECOND_RUN"))
 FIRST = "sgtest", "10.215.0.0/17", "31000-31099"
 SECOND = "sgtest2", "10.220.0.0/17", "31900-31999"
 """Name, pool and ports of the daemon; scripts/test has runs side by side, each with a daemon of its own, and another
@@ -49,7 +50,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A running daemon. Tests that stop it start it again."""
     need_engine()
-    name, pool, ports = SECOND if os.environ.get("SIDEGATE_SECOND_RUN") else FIRST
+    name, pool, ports = SECOND if SECOND_RUN else FIRST
     if forms.FORM != "host":
         name, pool, ports = forms.OWN[forms.FORM]
     directory = Path(tmp_path_factory.mktemp("node"))
@@ -83,7 +84,8 @@ def shop_db(node: Node) -> str:
 
 @pytest.fixture(scope="session")
 def other_host() -> Iterator[Outside]:
-    with another_host(forms.other_name("sgoutside"), forms.other_prefix("198.18.7")) as made:
+    name, prefix = ("sgoutside2", "198.18.9") if SECOND_RUN else ("sgoutside", "198.18.7")
+    with another_host(forms.other_name(name), forms.other_prefix(prefix)) as made:
         yield made
 
 

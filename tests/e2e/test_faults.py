@@ -27,15 +27,16 @@ def listens(address: str, port: int = 8080) -> bool:
 
 def test_a_restarted_app_with_a_new_address_is_served_within_a_second(node: Node) -> None:
     """Must show 6: stale routes are why people leave the others."""
-    app = node.app("moving")
+    network = node.container("moving")  # of its own: elsewhere others' containers come and go, and addresses with them
+    node.docker("network", "create", network)
+    app = node.app("moving", "--network", network)
     squatter = node.container("squatter")
     try:
         wait_for("it serves", lambda: serves(node, "moving.localhost"))
         [before] = node.addresses(app)
         node.docker("stop", app)
-        node.docker_run(
-            "squatter", image="sidegate-base", command=["sleep", "60"]
-        )  # takes the address that is free now
+        node.docker_run("squatter", "--network", network, image="sidegate-base", command=["sleep", "60"])
+        assert node.addresses(squatter) == [before]
         node.docker("start", app)
         [after] = node.addresses(app)
         assert after != before
@@ -43,6 +44,7 @@ def test_a_restarted_app_with_a_new_address_is_served_within_a_second(node: Node
         wait_for("it is served at its new address", lambda: serves(node, "moving.localhost"))
     finally:
         node.docker("rm", "-f", app, squatter)
+        node.docker("network", "rm", network)
 
 
 def test_stopped_is_503_unknown_is_404_and_a_refusing_port_502(node: Node) -> None:
