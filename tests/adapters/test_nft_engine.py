@@ -109,15 +109,24 @@ async def test_on_and_off(database: tuple[int, str], outside: str) -> None:
         print(f"{what}: {statistics.median(column) * 1000:.1f} ms")
 
 
-async def cut_one(database: tuple[int, str], outside: str) -> None:
-    """A session that says nothing is cut, and its client hears of it."""
+async def cut_one(database: tuple[int, str], outside: str, *, reset_before: bool = False) -> None:
+    """A session that says nothing is cut, and its client hears of it. `reset_before`: its socket at the database is
+    destroyed beforehand, and that the client does not hear."""
     pid, address = database
     kernel = KernelForwarder(NAME, (PORT, PORT))
     try:
         await kernel.apply({PORT: KernelForward(PORT, address)})
         with connect(outside) as session:
             await kernel.apply({})
-            assert len(await kernel.cut(PORT, pid)) == 1
+            if reset_before:
+                deaf = ("-p", "tcp", "--sport", str(PORT), "--tcp-flags", "RST", "RST", "-j", "DROP")
+                run("ip", "netns", "exec", outside, "iptables", "-A", "INPUT", *deaf)
+                run("nsenter", "-t", str(pid), "-n", "ss", "-K", "-t", "state", "established", "sport", "=", ":3306")
+                async with asyncio.timeout(10):
+                    while await kernel.sessions(PORT):
+                        await asyncio.sleep(0.01)
+                run("ip", "netns", "exec", outside, "iptables", "-D", "INPUT", *deaf)
+            assert len(await kernel.cut(PORT, pid)) == (0 if reset_before else 1)
             with pytest.raises(ConnectionResetError):
                 session.recv(1)
         assert await kernel.sessions(PORT) == ()
@@ -140,3 +149,10 @@ async def test_a_client_hears_of_the_cut_although_the_database_s_word_is_lost(
     drop = ("-p", "tcp", "--tcp-flags", "RST", "RST", "-j", "DROP")
     run("nsenter", "-t", str(database[0]), "-n", "iptables", "-A", "OUTPUT", *drop)
     await cut_one(database, outside)
+
+
+async def test_a_client_hears_of_the_cut_although_the_database_s_word_was_lost_before_it(
+    database: tuple[int, str], outside: str
+) -> None:
+    """Off destroys the database's sockets first, those of the workers' sessions among them."""
+    await cut_one(database, outside, reset_before=True)

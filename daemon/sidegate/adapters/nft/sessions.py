@@ -17,8 +17,9 @@ RESET_SECONDS, LOOK_SECONDS = 0.1, 0.005
 SOCKETS_AT_ONCE = 200
 """A filter of `ss` compiles to kernel bytecode of at most 64 KiB."""
 
-LINGERING = ("TIME_WAIT", "CLOSE")
-"""A connection that both ends have ended is tracked for a while yet."""
+ENDED = "TIME_WAIT"
+LINGERING = (ENDED, "CLOSE")
+"""A connection that both ends have ended, or that was reset, is tracked for a while yet."""
 
 
 class Sessions:
@@ -47,7 +48,8 @@ class Sessions:
             await self._destroy(pid, live)
             await self._reset_passed({flow.identity for flow in live})
             await self.forget(found)
-            provoke(live)
+            # Those too whose socket at the database is gone: the kernel has seen its RST, the client maybe not.
+            provoke(flow for flow in found if flow.state != ENDED)
         if outlived := {flow.identity for flow in first or ()} & {flow.identity for flow in live}:
             raise HostToolError(
                 f"{len(outlived)} sessions through port {port} outlive `ss -K`: "
