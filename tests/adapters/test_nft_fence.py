@@ -8,7 +8,7 @@ import pytest
 
 from adapters.forwarding import GATEWAY, HOME, IP, SERVER, Host, host, inside, run
 from sidegate.adapters.nft import KernelForwarder, NftFence
-from sidegate.adapters.nft.commands import Commands
+from sidegate.adapters.nft.commands import Commands, Object
 from sidegate.adapters.tools import Result
 from sidegate.core.fencing import NONE, Fence
 from sidegate.core.gates import KernelForward
@@ -257,3 +257,27 @@ class WithoutRights(Commands):
 
     async def run(self, *command: str, text: str = "", keep: int | None = None) -> Result:
         return await super().run("setpriv", "--bounding-set=-net_admin", *command, text=text, keep=keep)
+
+
+async def test_it_is_looked_at_again_only_after_a_change_of_any_table(street: Street) -> None:
+    class Counting(Commands):
+        looks = 0
+
+        async def list_table(
+            self, family: str, table: str, *enter: str, keep: int | None = None
+        ) -> list[Object] | None:
+            self.looks += family == "ip"
+            return await super().list_table(family, table, *enter, keep=keep)
+
+    commands = Counting()
+    fence = NftFence("test", commands=commands)
+    await fence.put(PRIVATE)
+    assert [await fence.observe() for _ in range(3)] == [PRIVATE] * 3
+    before = commands.looks
+    assert await fence.observe() == PRIVATE
+    assert commands.looks == before
+    run("nft", "add", "table", "ip", "other")
+    assert await fence.observe() == PRIVATE
+    assert commands.looks == before + 1
+    run("nft", "delete", "table", "ip", TABLE)
+    assert (await fence.observe()).torn

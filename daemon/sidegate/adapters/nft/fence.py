@@ -20,6 +20,8 @@ import json
 from collections.abc import Iterable, Sequence
 
 from sidegate.adapters.nft.commands import Commands, Object
+from sidegate.adapters.nft.conntrack import open_socket
+from sidegate.adapters.nft.generation import generation
 from sidegate.core.fencing import NONE, Fence
 from sidegate.errors import HostToolError
 
@@ -42,12 +44,19 @@ class NftFence:
         self._families = FAMILIES if (self._commands.proc / "net/if_inet6").exists() else FAMILIES[:1]
         self._rules = ""  # as they were listed after we had put them
         self._there = NONE
+        self._looked_at: int | None = None
+        """The transaction after which it was looked at last."""
 
     async def observe(self) -> Fence:
-        """What stands. About 5 ms; raises HostToolError where it cannot be looked at."""
+        """What stands. About 5 ms where anything in nftables has changed meanwhile, or in another network than ours;
+        raises HostToolError where it cannot be looked at."""
+        now = self._generation()
+        if now is not None and now == self._looked_at:
+            return self._there
         listed = await self._list()
         rules, found = read(listed)
         self._there = Fence(found.private, found.egress, found.torn or (bool(listed) and rules != self._rules))
+        self._looked_at = now
         return self._there
 
     async def put(self, fence: Fence) -> None:
@@ -66,6 +75,15 @@ class NftFence:
     async def _build(self, fence: Fence) -> None:
         await self._change([command for family in self._families for command in self._contents(family, fence)])
         self._rules, _ = read(await self._list())
+
+    def _generation(self) -> int | None:
+        if self._enter:
+            return None
+        try:
+            with open_socket() as link:
+                return generation(link)
+        except OSError:
+            return None
 
     async def _list(self) -> list[Object]:
         """The objects of both tables. Asked for two of one name, nft shows one (1.0.6): hence two runs."""
