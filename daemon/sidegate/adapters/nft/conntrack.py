@@ -2,7 +2,7 @@
 
 conntrack(8) would copy the whole table out for each question, 100 ms of work at 23,000 flows; the kernel's own filter
 (CTA_FILTER, Linux 5.8; older kernels ignore it, so what comes is filtered here as well) costs a tenth of that.
-Constants and layouts: linux/netfilter/nfnetlink_conntrack.h and nfnetlink.h.
+Constants and layouts: linux/netfilter/nfnetlink_conntrack.h.
 """
 
 import contextlib
@@ -15,6 +15,21 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from sidegate.adapters.nft.netlink import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Attributes,
+    attribute,
+    attributes,
+    body_of,
+    message,
+    messages,
+    nested,
+    open_socket,
+)
 from sidegate.errors import HostToolError
 
 DEADLINE = 5.0
@@ -22,11 +37,7 @@ DEADLINE = 5.0
 
 TIMESTAMPS = Path("/proc/sys/net/netfilter/nf_conntrack_timestamp")
 
-NETLINK_NETFILTER = 12
 CT_GET, CT_DELETE = 1 << 8 | 1, 1 << 8 | 2
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLA_F_NESTED, NLA_TYPE = 0x8000, 0x3FFF
 TUPLE_ORIG, TUPLE_REPLY, PROTOINFO, COUNTERS_ORIG, COUNTERS_REPLY, ID, TIMESTAMP, FILTER = 1, 2, 4, 9, 10, 12, 20, 25
 TUPLE_IP, TUPLE_PROTO = 1, 2
 IP_SRC, IP_DST = 1, 2
@@ -37,11 +48,6 @@ BYTES, START = 2, 1
 
 STATES = ("NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE")
 
-_HEADER = struct.Struct("=IHHII")
-_GENERIC = struct.Struct(">BBH")
-_ATTRIBUTE = struct.Struct("=HH")
-
-Attributes = dict[int, bytes]
 End = tuple[str, int]
 """Address and port."""
 
@@ -72,10 +78,6 @@ def keep_times() -> None:
             TIMESTAMPS.write_text("1\n")
 
 
-def open_socket() -> socket.socket:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
-
-
 class Conntrack:
     """Blocks, so it is for threads. `connect` gives a netlink socket of the network namespace in question."""
 
@@ -84,18 +86,18 @@ class Conntrack:
 
     def answered_from(self, port: int) -> list[Flow]:
         """The flows whose answers come from a TCP port, wherever they were sent. Raises HostToolError."""
-        proto = _nested(TUPLE_PROTO, _attribute(PROTO_NUM, b"\6") + _attribute(PROTO_SRC_PORT, port.to_bytes(2, "big")))
-        flags = _attribute(FILTER_REPLY_FLAGS, struct.pack("=I", FILTER_PROTO_NUM | FILTER_SRC_PORT))
-        body = _nested(TUPLE_REPLY, proto) + _nested(FILTER, flags)
+        proto = nested(TUPLE_PROTO, attribute(PROTO_NUM, b"\6") + attribute(PROTO_SRC_PORT, port.to_bytes(2, "big")))
+        flags = attribute(FILTER_REPLY_FLAGS, struct.pack("=I", FILTER_PROTO_NUM | FILTER_SRC_PORT))
+        body = nested(TUPLE_REPLY, proto) + nested(FILTER, flags)
         flows = []
         with self._opened() as link:
-            link.send(_message(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, 1, body))
+            link.send(message(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, 1, body))
             for kind, payload in _answers(link):
                 if kind == NLMSG_DONE:
                     break
                 if kind == NLMSG_ERROR:
                     raise _refused("list", payload)
-                flow = _flow(_attributes(payload[_GENERIC.size :]))
+                flow = _flow(body_of(payload))
                 if flow is not None and flow.answer_source[1] == port:
                     flows.append(flow)
         return flows
@@ -105,8 +107,8 @@ class Conntrack:
         already, and the other stays. Raises HostToolError."""
         with self._opened() as link:
             for number, flow in enumerate(flows, 1):
-                body = _nested(TUPLE_ORIG, _tuple(flow.source, flow.destination)) + _attribute(ID, flow.identity)
-                link.send(_message(CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, number, body))
+                body = nested(TUPLE_ORIG, _tuple(flow.source, flow.destination)) + attribute(ID, flow.identity)
+                link.send(message(CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, number, body))
                 kind, payload = next(_answers(link))
                 if kind == NLMSG_ERROR and -struct.unpack_from("=i", payload)[0] not in (0, errno.ENOENT):
                     raise _refused("delete", payload)
@@ -126,14 +128,6 @@ def _refused(doing: str, payload: bytes) -> HostToolError:
     return HostToolError(f"the kernel would not {doing} tracked connections ({os.strerror(number)}){hint}")
 
 
-# --- netlink --------------------
-
-
-def _message(kind: int, flags: int, number: int, body: bytes) -> bytes:
-    generic = _GENERIC.pack(socket.AF_INET, 0, 0)
-    return _HEADER.pack(_HEADER.size + len(generic) + len(body), kind, flags, number, 0) + generic + body
-
-
 def _answers(link: socket.socket) -> Iterator[tuple[int, bytes]]:
     while True:
         try:
@@ -142,44 +136,20 @@ def _answers(link: socket.socket) -> Iterator[tuple[int, bytes]]:
             raise HostToolError(f"the kernel did not tell its tracked connections within {DEADLINE:g} s") from None
         except OSError as error:
             raise HostToolError(f"cannot read the kernel's tracked connections: {error.strerror}") from error
-        start = 0
-        while start + _HEADER.size <= len(data):
-            length, kind, _flags, _number, _sender = _HEADER.unpack_from(data, start)
-            yield kind, data[start + _HEADER.size : start + length]
-            start += length + 3 & ~3
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _nested(kind: int, value: bytes) -> bytes:
-    return _attribute(kind | NLA_F_NESTED, value)
-
-
-def _attributes(data: bytes) -> Attributes:
-    found: Attributes = {}
-    start = 0
-    while start + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, start)
-        found[kind & NLA_TYPE] = data[start + _ATTRIBUTE.size : start + length]
-        start += max(length, _ATTRIBUTE.size) + 3 & ~3
-    return found
+        yield from messages(data)
 
 
 def _tuple(source: End, destination: End) -> bytes:
-    addresses = _attribute(IP_SRC, IPv4Address(source[0]).packed) + _attribute(
-        IP_DST, IPv4Address(destination[0]).packed
-    )
-    ports = _attribute(PROTO_SRC_PORT, source[1].to_bytes(2, "big"))
-    ports += _attribute(PROTO_DST_PORT, destination[1].to_bytes(2, "big"))
-    return _nested(TUPLE_IP, addresses) + _nested(TUPLE_PROTO, _attribute(PROTO_NUM, b"\6") + ports)
+    addresses = attribute(IP_SRC, IPv4Address(source[0]).packed) + attribute(IP_DST, IPv4Address(destination[0]).packed)
+    ports = attribute(PROTO_SRC_PORT, source[1].to_bytes(2, "big"))
+    ports += attribute(PROTO_DST_PORT, destination[1].to_bytes(2, "big"))
+    return nested(TUPLE_IP, addresses) + nested(TUPLE_PROTO, attribute(PROTO_NUM, b"\6") + ports)
 
 
 def _ends(data: bytes) -> tuple[End, End] | None:
     """Both ends of a tuple; None where it is not TCP over IPv4."""
-    parts = _attributes(data)
-    addresses, proto = _attributes(parts.get(TUPLE_IP, b"")), _attributes(parts.get(TUPLE_PROTO, b""))
+    parts = attributes(data)
+    addresses, proto = attributes(parts.get(TUPLE_IP, b"")), attributes(parts.get(TUPLE_PROTO, b""))
     if proto.get(PROTO_NUM) != b"\6" or len(addresses.get(IP_SRC, b"")) != 4:
         return None
     source, destination = (str(IPv4Address(addresses[side])) for side in (IP_SRC, IP_DST))
@@ -191,10 +161,10 @@ def _flow(found: Attributes) -> Flow | None:
     asked, answered = _ends(found.get(TUPLE_ORIG, b"")), _ends(found.get(TUPLE_REPLY, b""))
     if asked is None or answered is None:
         return None
-    tcp = _attributes(_attributes(found.get(PROTOINFO, b"")).get(1, b""))
+    tcp = attributes(attributes(found.get(PROTOINFO, b"")).get(1, b""))
     state = tcp.get(1, b"\0")[0]
-    started = _attributes(found.get(TIMESTAMP, b"")).get(START)
-    sent, received = (_attributes(found.get(kind, b"")).get(BYTES) for kind in (COUNTERS_ORIG, COUNTERS_REPLY))
+    started = attributes(found.get(TIMESTAMP, b"")).get(START)
+    sent, received = (attributes(found.get(kind, b"")).get(BYTES) for kind in (COUNTERS_ORIG, COUNTERS_REPLY))
     return Flow(
         *asked,
         *answered,

@@ -20,8 +20,8 @@ import json
 from collections.abc import Iterable, Sequence
 
 from sidegate.adapters.nft.commands import Commands, Object
-from sidegate.adapters.nft.conntrack import open_socket
 from sidegate.adapters.nft.generation import generation
+from sidegate.adapters.nft.netlink import open_socket
 from sidegate.core.fencing import NONE, Fence
 from sidegate.errors import HostToolError
 
